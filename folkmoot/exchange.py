@@ -1,0 +1,231 @@
+"""The exchange store: the only place that sites and coordinator share.
+
+Any fsspec filesystem serves: a folder by default, an S3-compatible bucket by setting.  An artefact
+is written once under its key (put-if-absent): the same bytes again are welcome, other bytes are a
+conflict.  Reading can demand a digest.
+
+Keys are laid out per run::
+
+    <federation>/runs/<run>/run.json                      params, contract and roster of the run
+    <federation>/runs/<run>/round-000/statistics-<site>   summed statistics
+    <federation>/runs/<run>/round-RRR/update-<site>       a site's released update
+    <federation>/runs/<run>/round-RRR/model               global model after round RRR
+    <federation>/runs/<run>/round-RRR/record.json         who took part, metrics, stop or go on
+    <federation>/runs/<run>/final/evaluation-<site>       counts on held-out rows
+    <federation>/runs/<run>/final/result.json             the run's outcome
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from folkmoot.errors import ProtocolError, TransientError
+from folkmoot.wire import digest as sha256
+
+__all__ = ["ArtifactRef", "ExchangeStore"]
+
+_KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]*(/[a-z0-9][A-Za-z0-9._-]*)*")
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """Where an artefact lies and what it must hash to: all that XCom ever carries."""
+
+    key: str
+    digest: str
+    size: int
+
+    def to_dict(self) -> dict[str, str | int]:
+        """As JSON values."""
+        return {"key": self.key, "digest": self.digest, "size": self.size}
+
+
+class _Backend(Protocol):
+    def create(self, key: str, data: bytes) -> bool: ...
+    def read(self, key: str) -> bytes | None: ...
+    def names(self, folder: str) -> list[str]: ...
+
+
+class ExchangeStore:
+    """A put-if-absent store at an fsspec URL.
+
+    Parameters
+    ----------
+    url : str
+        ``file:///folder``, a plain path, ``memory://…``, ``s3://bucket/prefix`` …
+    options : dict, optional
+        Options of the fsspec filesystem.
+    """
+
+    def __init__(self, url: str | Path, options: dict[str, Any] | None = None) -> None:
+        text = str(url)
+        self.url = text
+        self._backend: _Backend
+        if text.startswith("file://") or "://" not in text:
+            self._backend = _Folder(Path(text.removeprefix("file://")))
+        else:
+            self._backend = _Remote(text, dict(options or {}))
+
+    def put(self, key: str, data: bytes) -> ArtifactRef:
+        """Publish ``data`` under ``key`` unless it is there; O(bytes).
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.conflict`` where other bytes were published under ``key`` before.
+        TransientError
+            ``transient.disk-full`` or ``transient.exchange``; nothing was published.
+        """
+        _check(key)
+        ref = ArtifactRef(key, sha256(data), len(data))
+        if not self._backend.create(key, data):
+            existing = self._backend.read(key)
+            if existing is None or sha256(existing) != ref.digest:
+                raise ProtocolError(
+                    "protocol.conflict",
+                    f"Another artefact was already published as {key}.",
+                    "Start a new run, or find out who published the other one.",
+                )
+        return ref
+
+    def get(self, key: str, digest: str | None = None) -> bytes:
+        """Read an artefact and check its digest where one is given.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.missing`` or ``protocol.digest``.
+        """
+        data = self.find(key)
+        if data is None:
+            raise ProtocolError(
+                "protocol.missing",
+                f"{key} is not in the exchange store.",
+                "Run the step that publishes it first.",
+            )
+        if digest is not None and sha256(data) != digest:
+            raise ProtocolError(
+                "protocol.digest",
+                f"{key} does not have the digest it was referred to by.",
+                "The artefact was damaged or exchanged: publish it again from its own site.",
+            )
+        return data
+
+    def find(self, key: str) -> bytes | None:
+        """As :meth:`get`, but None where nothing is published."""
+        return self._backend.read(_check(key))
+
+    def ref(self, key: str) -> ArtifactRef | None:
+        """Reference to what is published under ``key``, or None; reads it."""
+        data = self.find(key)
+        return None if data is None else ArtifactRef(key, sha256(data), len(data))
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted keys directly in ``folder``."""
+        return sorted(f"{folder}/{name}" for name in self._backend.names(_check(folder)))
+
+
+def _check(key: str) -> str:
+    if not _KEY.fullmatch(key) or ".." in key:
+        raise ProtocolError(
+            "protocol.format", "A key of the exchange store is malformed.", "Use relative keys only."
+        )
+    return key
+
+
+class _Folder:
+    """A local folder: written beside, then linked into place, so that a key is whole or absent."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self.root / key
+        if path.exists():
+            return False
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
+                temporary = file.name
+                file.write(data)
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _transient(error, key) from None
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+        return True
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise _transient(error, key) from None
+
+    def names(self, folder: str) -> list[str]:
+        path = self.root / folder
+        return [p.name for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
+
+
+class _Remote:
+    """Any other fsspec filesystem; exclusive creation where the store can (S3: If-None-Match)."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        import fsspec
+
+        # Listings would otherwise be remembered, and another party's artefacts not be seen.
+        options.setdefault("use_listings_cache", False)
+        self.fs, self.root = fsspec.core.url_to_fs(url, **options)
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = f"{self.root}/{key}"
+        try:
+            if self.fs.exists(path):
+                return False
+            self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _transient(error, key) from None
+        return True
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            return bytes(self.fs.cat_file(f"{self.root}/{key}"))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _transient(error, key) from None
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return [str(p).rsplit("/", 1)[1] for p in self.fs.ls(f"{self.root}/{folder}", detail=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _transient(error, folder) from None
+
+
+def _transient(error: OSError, key: str) -> TransientError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return TransientError(
+            "transient.disk-full",
+            f"No space is left where the exchange store keeps {key}; nothing was published.",
+            "Free space and start again: finished steps are not repeated.",
+        )
+    return TransientError(
+        "transient.exchange",
+        f"The exchange store did not take or give {key} ({type(error).__name__}).",
+        "Check the store's URL, rights and network; the step can be repeated.",
+    )

@@ -1,0 +1,161 @@
+"""Round plans: which step runs where, after what, reading and writing what.  Pure data, no code.
+
+A plan is made from params and contract by ``pipelines.plans``; a host (Airflow, DVC, embedded)
+walks it and calls ``execute`` for every step.  A run is a plan under a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from folkmoot.contract import Contract
+from folkmoot.exchange import ExchangeStore
+from folkmoot.identity import Roster
+from folkmoot.params import Params
+from folkmoot.wire import canonical_json
+
+__all__ = ["COORDINATOR", "RoundPlan", "RunContext", "Step", "keys"]
+
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work.
+
+    Parameters
+    ----------
+    name : str
+        Unique in the plan, such as ``round-003/train/site-a``.
+    body : str
+        Name of the function in ``pipelines.hosts.execute.BODIES``, such as ``site.train``.
+    place : str
+        ``coordinator`` or the name of a site.
+    round : int
+        0 before the first round; the last round for what follows it.
+    after : tuple of str
+        Steps that must be over (not necessarily well: see ``quorum``).
+    inputs, outputs : tuple of str
+        Keys of the exchange store, relative to the run.
+    quorum : int
+        How many of the site steps in ``after`` must have succeeded; 0 means all of ``after``.
+    """
+
+    name: str
+    body: str
+    place: str
+    round: int
+    after: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    quorum: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Step:
+        """Inverse of :meth:`to_dict`."""
+        tuples = {k: tuple(values[k]) for k in ("after", "inputs", "outputs")}
+        return Step(**{**values, **tuples})
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """All steps of a training, in an order that respects ``after``."""
+
+    federation: str
+    kind: str
+    rounds: int
+    sites: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+    def stage(self, prefix: str) -> tuple[Step, ...]:
+        """Steps whose name starts with ``prefix``, such as ``prepare/`` or ``round-003/``."""
+        return tuple(step for step in self.steps if step.name.startswith(prefix))
+
+    def step(self, name: str) -> Step:
+        """The step of a name; KeyError where there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of all steps."""
+        return hashlib.sha256(canonical_json([step.to_dict() for step in self.steps])).hexdigest()
+
+
+class keys:  # noqa: N801 - a namespace of key builders, read as `keys.model(3)`
+    """Keys of the exchange store, relative to a run (``folkmoot.exchange`` shows the layout)."""
+
+    RUN = "run.json"
+    RESULT = "final/result.json"
+
+    @staticmethod
+    def statistics(site: str) -> str:
+        """Summed statistics of a site's prepared rows."""
+        return f"round-000/statistics-{site}"
+
+    @staticmethod
+    def update(round: int, site: str) -> str:
+        """A site's released update of a round."""
+        return f"round-{round:03d}/update-{site}"
+
+    @staticmethod
+    def model(round: int) -> str:
+        """Global model after a round; 0 is the initial one."""
+        return f"round-{round:03d}/model"
+
+    @staticmethod
+    def record(round: int) -> str:
+        """Who took part in a round, metrics, stop or go on."""
+        return f"round-{round:03d}/record.json"
+
+    @staticmethod
+    def evaluation(site: str) -> str:
+        """A site's evaluation counts of the final model."""
+        return f"final/evaluation-{site}"
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a step body is given besides its step.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run.
+    params, contract, roster
+        As published in ``run.json`` when the run was opened.
+    store : ExchangeStore
+        The exchange store.
+    workspace : Path
+        Folder of the installation that executes the step.
+    """
+
+    run: str
+    params: Params
+    contract: Contract
+    roster: Roster
+    store: ExchangeStore
+    workspace: Path
+    #: Whatever a long-lived process wants to keep between steps (decoded models, memory maps).
+    cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def federation(self) -> str:
+        """Name of the federation."""
+        return self.params.federation.name
+
+    def key(self, relative: str) -> str:
+        """Full key in the exchange store of a key relative to the run."""
+        return f"{self.federation}/runs/{self.run}/{relative}"

@@ -1,0 +1,210 @@
+"""What a site contributes, and the only ways it may change hands.
+
+::
+
+    LinearUpdate | TreeUpdate | Statistics      raw: never leaves the site
+        │  site_tasks.privatise
+    PrivatisedUpdate                            clipped and noised as the plan says
+        │  site_tasks.release (seals, signs, writes down, publishes)
+    ReleasedUpdate                              the only thing an aggregate accepts
+
+The two later types cannot be built by their constructors: each needs the token of its own door,
+which the module of that door alone imports (``tests/test_doors.py`` holds everybody to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.errors import PrivacyError, ProtocolError
+from folkmoot.identity import Roster, verify
+from folkmoot.wire import Artefact, decode, digest
+
+__all__ = [
+    "LinearUpdate",
+    "Part",
+    "PrivatisedUpdate",
+    "ReleasedUpdate",
+    "Statistics",
+    "TreeUpdate",
+    "open_released",
+]
+
+Array = NDArray[Any]
+PRIVATISED_DOOR = object()
+RELEASED_DOOR = object()
+
+
+@dataclass(frozen=True)
+class LinearUpdate:
+    """A site's contribution to a linear round.
+
+    Parameters
+    ----------
+    arrays : dict of str to ndarray of float64
+        By strategy: ``delta`` (K, d + 1), the change of coefficients and intercept;
+        ``gradient`` (K * (d + 1),) with ``hessian`` (K * (d + 1), K * (d + 1)) and ``loss`` ();
+        ``control`` (K, d + 1) beside ``delta`` for SCAFFOLD.
+    weight : float
+        Training rows (or summed sample weights); 1 where weighting is uniform.
+    """
+
+    arrays: Mapping[str, Array]
+    weight: float
+
+
+@dataclass(frozen=True)
+class TreeUpdate:
+    """Trees that a site grew on top of the global booster.
+
+    Parameters
+    ----------
+    trees : bytes
+        JSON list of XGBoost trees (the model schema's ``trees``), without statistics of rows.
+    weight : float
+        Training rows; 1 where weighting is uniform.
+    """
+
+    trees: bytes
+    weight: float
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """The trees as one array of bytes."""
+        return {"trees": np.frombuffer(self.trees, np.uint8)}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums and counts: scaling statistics, evaluation counts.
+
+    Parameters
+    ----------
+    arrays : dict of str to ndarray
+        Sums over a site's rows (int64 or float64).
+    weight : float
+        Always 1: sums are added, not averaged.
+    """
+
+    arrays: Mapping[str, Array]
+    weight: float = 1.0
+
+
+Part = LinearUpdate | TreeUpdate | Statistics
+_KINDS: dict[str, type] = {"linear": LinearUpdate, "trees": TreeUpdate, "statistics": Statistics}
+
+
+class PrivatisedUpdate:
+    """Parts after ``privatise``, with the events they cost; built by ``site_tasks.privatise`` alone."""
+
+    def __init__(
+        self, door: object, parts: Mapping[str, Part], events: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        if door is not PRIVATISED_DOOR:
+            raise _order("A PrivatisedUpdate comes from privatise alone.")
+        self.parts = dict(parts)
+        #: Per part, the privacy event as JSON values (``folkmoot.privacy.events``).
+        self.events = {name: dict(event) for name, event in events.items()}
+
+
+class ReleasedUpdate:
+    """A signed update as published; built by ``site_tasks.release`` or :func:`open_released` alone."""
+
+    def __init__(
+        self, door: object, meta: Mapping[str, Any], parts: Mapping[str, Part], digest: str
+    ) -> None:
+        if door is not RELEASED_DOOR:
+            raise _order("A ReleasedUpdate comes from the site's release door alone.")
+        self.meta = dict(meta)
+        self.parts = dict(parts)
+        self.digest = digest
+
+    @property
+    def site(self) -> str:
+        """Name of the site that signed it."""
+        return str(self.meta["site"])
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        """What was released and what it cost (``folkmoot.privacy.release``)."""
+        return dict(self.meta["receipt"])
+
+
+def to_artefact(meta: Mapping[str, Any], update: PrivatisedUpdate) -> Artefact:
+    """Artefact of a privatised update; used by ``site_tasks.seal``."""
+    if not isinstance(update, PrivatisedUpdate):
+        raise _order("Only a PrivatisedUpdate can be sealed.")
+    kinds = {kind: name for name, kind in _KINDS.items()}
+    parts = {n: {"kind": kinds[type(p)], "weight": p.weight} for n, p in update.parts.items()}
+    arrays = {f"{n}.{a}": v for n, p in update.parts.items() for a, v in p.arrays.items()}
+    return Artefact("update", {**meta, "parts": parts}, arrays)
+
+
+def open_released(data: bytes, roster: Roster, expect: Mapping[str, Any]) -> ReleasedUpdate:
+    """Open bytes from the exchange store: signature, format and binding are checked; O(bytes).
+
+    Parameters
+    ----------
+    data : bytes
+        A signed artefact.
+    roster : Roster
+        Public keys of the federation.
+    expect : dict
+        Values that the header must bind: ``federation``, ``run``, ``round``, ``site``, ``step``.
+
+    Returns
+    -------
+    ReleasedUpdate
+
+    Raises
+    ------
+    ProtocolError
+        For anything that does not fit; arrays with NaN or infinity are refused.
+    """
+    site = str(expect["site"])
+    what = f"the {expect.get('step', 'update')} artefact of site {site}"
+    artefact = decode(verify(data, roster.key(site), what=what), kind="update")
+    for key, value in expect.items():
+        if artefact.meta.get(key) != value:
+            raise ProtocolError(
+                "protocol.mismatch",
+                f"{what} is signed for another {key} than expected.",
+                "Treat it as replayed; run the site's step again.",
+                site=site,
+            )
+    try:
+        entries, receipt = artefact.meta["parts"], artefact.meta["receipt"]
+        parts = {str(n): _part(str(n), e, artefact) for n, e in entries.items()}
+        if not isinstance(receipt, dict):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ProtocolError(
+            "protocol.format",
+            f"{what} is not a well-formed update.",
+            "Check that the site runs the same version of folkmoot.",
+            site=site,
+        ) from None
+    return ReleasedUpdate(RELEASED_DOOR, artefact.meta, parts, digest(data))
+
+
+def _part(name: str, entry: Mapping[str, Any], artefact: Artefact) -> Part:
+    prefix = name + "."
+    arrays = {k.removeprefix(prefix): v for k, v in artefact.arrays.items() if k.startswith(prefix)}
+    if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays.values()):
+        raise ValueError
+    weight = float(entry["weight"])
+    if not (np.isfinite(weight) and weight > 0):
+        raise ValueError
+    if entry["kind"] == "trees":
+        return TreeUpdate(arrays["trees"].tobytes(), weight)
+    kind = {"linear": LinearUpdate, "statistics": Statistics}[entry["kind"]]
+    return kind(arrays, weight)
+
+
+def _order(message: str) -> PrivacyError:
+    return PrivacyError("privacy.order", message, "Call privatise, then release, in this order.")

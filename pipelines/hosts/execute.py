@@ -1,0 +1,83 @@
+"""One body per step: ``execute`` finds it by name, runs it, and lets nothing else cross the border.
+
+Every host calls this function and has no training, privacy or aggregation code of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from folkmoot.contract import Contract
+from folkmoot.exchange import ArtifactRef, ExchangeStore
+from folkmoot.identity import Roster
+from folkmoot.params import Params
+from folkmoot.plan import COORDINATOR, RunContext, Step, keys
+
+__all__ = ["BODIES", "execute", "open_context", "store_of"]
+
+Body = Callable[[Step, RunContext], list[ArtifactRef]]
+
+#: Where each body lives.  Loaded when called, so that a site never loads the coordinator's side.
+BODIES = {
+    "site.version": "site_tasks.prepare:version",
+    "site.validate": "site_tasks.prepare:validate",
+    "site.anonymise": "site_tasks.prepare:anonymise",
+    "site.encode": "site_tasks.prepare:encode",
+    "site.train_linear": "site_tasks.train_linear:train",
+    "site.train_trees": "site_tasks.train_trees:train",
+    "site.train_local_dp": "site_tasks.train_local_dp:train",
+    "site.evaluate": "site_tasks.evaluate:evaluate",
+    "coordinator.initialise": "pipelines.coordinator.open_round:initialise",
+    "coordinator.aggregate": "pipelines.coordinator.close_round:aggregate",
+    "coordinator.conclude": "pipelines.coordinator.close_run:conclude",
+}
+
+
+def store_of(params: Params, workspace: Path) -> ExchangeStore:
+    """The exchange store that ``federation.exchange`` names."""
+    url = params.federation.exchange or str(workspace / "exchange")
+    return ExchangeStore(url, dict(params.federation.exchange_options))
+
+
+def open_context(run: str, federation: str, store: ExchangeStore, workspace: Path) -> RunContext:
+    """Context of a run that was opened, from its ``run.json``."""
+    values: dict[str, Any] = json.loads(store.get(f"{federation}/runs/{run}/{keys.RUN}"))
+    return RunContext(
+        run=run,
+        params=Params.model_validate(values["params"]),
+        contract=Contract.model_validate(values["contract"]),
+        roster=Roster(values["roster"]),
+        store=store,
+        workspace=workspace,
+    )
+
+
+def execute(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Run one step, or find that it already ran.
+
+    Returns
+    -------
+    list of ArtifactRef
+        References to the step's outputs in the exchange store.
+
+    Raises
+    ------
+    FolkmootError
+        Its own errors as they are; any other exception of a site's step becomes
+        ``round.site-failed`` after its traceback was written to the site's private log.
+    """
+    found = [context.store.ref(context.key(key)) for key in step.outputs]
+    if step.outputs and all(found):
+        return [ref for ref in found if ref is not None]
+    module, _, function = BODIES[step.body].partition(":")
+    body: Body = getattr(importlib.import_module(module), function)
+    if step.place == COORDINATOR:
+        return body(step, context)
+    from site_tasks.border import border  # the site's own guard
+
+    with border(step, context):
+        return body(step, context)

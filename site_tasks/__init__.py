@@ -1,0 +1,1 @@
+"""What runs beside the data.  Imports ``folkmoot`` and the ``site`` extra only."""
