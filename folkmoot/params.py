@@ -258,7 +258,7 @@ class Privacy(Section):
     noise_multiplier: NonNegative = 0.0
     """Standard deviation of the noise over the sensitivity; must be positive for `gaussian`."""
     epsilon: Positive | None = None
-    """Epsilon of one training with `diffprivlib`."""
+    """Epsilon of the training with `diffprivlib`; with `gaussian` the budget of a run: rounds end before it would be passed."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Delta at which epsilon is reported."""
     unit: Literal["record"] = "record"

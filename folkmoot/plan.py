@@ -41,8 +41,8 @@ class Step:
         Steps that must be over (not necessarily well: see ``quorum``).
     inputs, outputs : tuple of str
         Keys of the exchange store, relative to the run.
-    quorum : int
-        How many of the site steps in ``after`` must have succeeded; 0 means all of ``after``.
+    quorum : int, optional
+        How many of the site steps in ``after`` must have succeeded; None means all of ``after``.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Step:
     after: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    quorum: int = 0
+    quorum: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

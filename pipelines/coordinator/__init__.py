@@ -1,0 +1,1 @@
+"""The coordinator's own steps: open a run, close rounds, conclude, track."""

@@ -1,0 +1,1 @@
+"""Hosts walk a plan and call ``execute`` for every step; they differ only in who schedules."""

@@ -1,0 +1,140 @@
+"""Close a round: aggregate the released updates, judge, write the record.
+
+The record holds no times, so that a crash between model and record changes nothing on the second
+try: the same updates give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from folkmoot import metrics
+from folkmoot.errors import RoundError
+from folkmoot.exchange import ArtifactRef
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.privacy.accountant import epsilon
+from folkmoot.updates import ReleasedUpdate
+from folkmoot.wire import Artefact, canonical_json, decode, encode
+from pipelines.coordinator import lock
+from pipelines.coordinator.aggregate import aggregator
+from pipelines.coordinator.collect import Collected, collect
+from pipelines.coordinator.open_round import load_json
+
+__all__ = ["aggregate", "combined_metrics"]
+
+
+def aggregate(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Make the global model of a round and its record; O(sites x parameters)."""
+    lock.touch(context.workspace, context.federation)
+    round, strategy = step.round, context.params.model.chosen.strategy
+    before = decode(context.store.get(context.key(keys.model(round - 1))), kind="model")
+    collected = collect(step, context, lambda site: keys.update(round, site))
+    if collected.updates:
+        arrays, changes = aggregator(strategy)(before, collected.updates, context, round)
+    else:
+        arrays, changes = before.arrays, {}
+    meta = {**before.meta, **changes, **_lineage(context, round, collected)}
+    meta["calm"] = _calm(before.meta, changes, context)
+    _finite(arrays, round)
+    data = encode(Artefact("model", meta, arrays))
+    model = context.store.put(context.key(keys.model(round)), data)
+    record = _record(context, round, collected, meta, model)
+    return [model, context.store.put(context.key(keys.record(round)), canonical_json(record))]
+
+
+def combined_metrics(context: RunContext, updates: Sequence[ReleasedUpdate]) -> dict[str, Any]:
+    """Metrics overall (from pooled counts) and per site, from the ``evaluation`` parts."""
+    task = context.contract.task
+    counts = {u.site: u.parts["evaluation"].arrays for u in updates if "evaluation" in u.parts}
+    if not counts:
+        return {}
+    pooled = metrics.combine([counts[site] for site in sorted(counts)])
+    return {
+        "overall": metrics.metrics(task, pooled),
+        "sites": {site: metrics.metrics(task, counts[site]) for site in sorted(counts)},
+    }
+
+
+def _lineage(context: RunContext, round: int, collected: Collected) -> dict[str, Any]:
+    return {
+        "federation": context.federation,
+        "run": context.run,
+        "round": round,
+        "participants": {u.site: u.parts["update"].weight for u in collected.updates},
+        "parents": {u.site: u.digest for u in collected.updates},
+        "datasets": {u.site: u.meta["dataset"] for u in collected.updates},
+    }
+
+
+def _calm(before: Mapping[str, Any], changes: Mapping[str, Any], context: RunContext) -> int:
+    """Rounds in a row whose change stayed below the tolerance."""
+    change = changes.get("change")
+    tolerance = context.params.model.chosen.early_stopping.tolerance
+    if tolerance == 0 or change is None or change >= tolerance:
+        return 0
+    return int(before.get("calm", 0)) + 1
+
+
+def _record(
+    context: RunContext, round: int, collected: Collected, meta: Mapping[str, Any], model: ArtifactRef
+) -> dict[str, Any]:
+    previous = load_json(context, keys.record(round - 1)) if round > 1 else None
+    privacy = _privacy(context, previous, collected.updates)
+    evaluated = combined_metrics(context, collected.updates)
+    return {
+        "round": round,
+        "participants": meta["participants"],
+        "missing": collected.missing,
+        "datasets": meta["datasets"],
+        "updates": meta["parents"],
+        "model": model.digest,
+        "change": meta.get("change"),
+        "metrics_round": round - 1 if evaluated else None,
+        "metrics": evaluated,
+        "privacy": privacy,
+        "stop": _stop(context, meta, privacy),
+    }
+
+
+def _privacy(
+    context: RunContext, previous: Mapping[str, Any] | None, updates: Sequence[ReleasedUpdate]
+) -> dict[str, Any]:
+    """Per site, the events of all rounds so far and what they compose to."""
+    settings = context.params.privacy
+    result: dict[str, Any] = dict(previous["privacy"]) if previous else {}
+    for update in updates:
+        events = [*result.get(update.site, {}).get("events", []), update.receipt["events"]["update"]]
+        spent, method = epsilon(events, settings.delta)
+        result[update.site] = {
+            "mechanism": settings.mechanism,
+            "epsilon": spent if np.isfinite(spent) else None,
+            "delta": settings.delta,
+            "accountant": method,
+            "private": bool(update.receipt["private"]),
+            "events": events,
+        }
+    return result
+
+
+def _stop(context: RunContext, meta: Mapping[str, Any], privacy: Mapping[str, Any]) -> str | None:
+    if meta["calm"] >= context.params.model.chosen.early_stopping.patience:
+        return "converged"
+    settings = context.params.privacy
+    if settings.mechanism == "gaussian" and settings.epsilon is not None:
+        for site in privacy.values():
+            following = [*site["events"], site["events"][-1]]
+            if epsilon(following, settings.delta)[0] > settings.epsilon:
+                return "budget"
+    return None
+
+
+def _finite(arrays: Mapping[str, Any], round: int) -> None:
+    if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays.values()):
+        raise RoundError(
+            "round.diverged",
+            f"The global model of round {round} is not finite.",
+            "Lower model.linear.learning_rate or server_learning_rate, or raise model.linear.l2.",
+        )

@@ -1,0 +1,53 @@
+"""Conclude a run: combine the sites' evaluation of the last model and write the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from folkmoot.exchange import ArtifactRef
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.wire import canonical_json, decode, digest
+from pipelines.coordinator import lock
+from pipelines.coordinator.close_round import combined_metrics
+from pipelines.coordinator.collect import collect
+from pipelines.coordinator.open_round import load_json
+
+__all__ = ["conclude"]
+
+
+def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Write ``final/result.json``: the last model, its metrics, datasets and privacy."""
+    last = step.round
+    data = context.store.get(context.key(keys.model(last)))
+    model = decode(data, kind="model")
+    collected = collect(step, context, keys.evaluation)
+    record = load_json(context, keys.record(last)) or {}
+    privacy = record.get("privacy", {})
+    result: dict[str, Any] = {
+        "run": context.run,
+        "federation": context.federation,
+        "kind": context.params.model.kind,
+        "strategy": context.params.model.chosen.strategy,
+        "task": context.contract.task,
+        "rounds": last,
+        "stop": record.get("stop"),
+        "model": keys.model(last),
+        "model_digest": digest(data),
+        "metrics": combined_metrics(context, collected.updates),
+        "datasets": _datasets(context, last),
+        "participants": model.meta.get("participants", {}),
+        "missing": collected.missing,
+        "privacy": privacy,
+        "private": bool(privacy) and all(site["private"] for site in privacy.values()),
+    }
+    ref = context.store.put(context.key(keys.RESULT), canonical_json(result))
+    lock.release(context.workspace, context.federation, context.run)
+    return [ref]
+
+
+def _datasets(context: RunContext, last: int) -> dict[str, str]:
+    """Every dataset version that any round of the run used, by site."""
+    found: dict[str, str] = {}
+    for round in range(1, last + 1):
+        found.update((load_json(context, keys.record(round)) or {}).get("datasets", {}))
+    return dict(sorted(found.items()))

@@ -1,0 +1,82 @@
+"""Collect the released artefacts of a stage: signatures checked, late sites left out, quorum kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from folkmoot.errors import FolkmootError, ProtocolError, RoundError
+from folkmoot.plan import RunContext, Step
+from folkmoot.updates import ReleasedUpdate, open_released
+
+__all__ = ["Collected", "collect"]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Updates sorted by site, and why the other sites are missing."""
+
+    updates: list[ReleasedUpdate]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def collect(step: Step, context: RunContext, key: Callable[[str], str]) -> Collected:
+    """Open what the sites of ``step.after`` published.
+
+    Parameters
+    ----------
+    step : Step
+        A coordinator's step; the site steps it follows name the sites and the binding.
+    context : RunContext
+        The run.
+    key : callable
+        Key relative to the run, by site name.
+
+    Returns
+    -------
+    Collected
+
+    Raises
+    ------
+    ProtocolError
+        Where a site's artefact is damaged, forged or foreign and the quorum cannot do without it.
+    RoundError
+        ``round.quorum`` where too few sites published anything.
+    """
+    updates: list[ReleasedUpdate] = []
+    missing: dict[str, str] = {}
+    faults: list[FolkmootError] = []
+    for name in sorted(step.after, key=_site):
+        site = _site(name)
+        data = context.store.find(context.key(key(site)))
+        if data is None:
+            missing[site] = "protocol.missing"
+            continue
+        expect = {
+            "federation": context.federation,
+            "run": context.run,
+            "round": step.round if not name.startswith("prepare/") else 0,
+            "site": site,
+            "step": name,
+        }
+        try:
+            updates.append(open_released(data, context.roster, expect))
+        except ProtocolError as error:
+            faults.append(error)
+            missing[site] = error.code
+    required = len(step.after) if step.quorum is None else step.quorum
+    if len(updates) < required:
+        if faults:
+            raise faults[0]
+        raise RoundError(
+            "round.quorum",
+            f"{step.name}: {len(updates)} of {len(step.after)} sites contributed, "
+            f"{required} are required; missing: {', '.join(sorted(missing))}.",
+            "See each missing site's task for its error, then run again: finished steps are kept. "
+            "A smaller federation.quorum lets rounds go on without them.",
+        )
+    return Collected(updates, missing)
+
+
+def _site(name: str) -> str:
+    return name.rsplit("/", 1)[1]

@@ -1,0 +1,113 @@
+"""One run at a time in a federation: a lock file that a dead run does not keep for ever."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from folkmoot.errors import RoundError
+
+__all__ = ["acquire", "folder", "release", "touch"]
+
+
+def folder(workspace: Path, federation: str) -> Path:
+    """The coordinator's own folder for a federation."""
+    return workspace / "coordinator" / federation
+
+
+def acquire(workspace: Path, federation: str, run: str, host: str, patience: float) -> None:
+    """Make ``run`` the active run.
+
+    Parameters
+    ----------
+    workspace, federation, run
+        Which run.
+    host : str
+        ``embedded``, ``dvc`` or ``airflow``.  The first two live as long as this process.
+    patience : float
+        Seconds without a sign of life after which an Airflow run counts as abandoned.
+
+    Raises
+    ------
+    RoundError
+        ``round.busy`` while another run is alive.
+    """
+    home = folder(workspace, federation)
+    with _exclusive(home):
+        active = _read(home)
+        if active is not None and active["run"] != run and _alive(home, active, patience):
+            raise RoundError(
+                "round.busy",
+                f"Run {active['run']} of federation {federation} is in progress on the "
+                f"{active['host']} host.",
+                "Wait until it ends, or stop it; a second federation may run beside it.",
+            )
+        if active is not None and active["run"] == run and active["pid"] != os.getpid():
+            if active["host"] != "airflow" and _alive(home, active, patience):
+                raise RoundError(
+                    "round.busy",
+                    f"Run {run} of federation {federation} is already being carried out by "
+                    f"process {active['pid']}.",
+                    "Wait until that process ends.",
+                )
+        part = home / "active.part"
+        part.write_text(json.dumps({"run": run, "host": host, "pid": os.getpid()}))
+        os.replace(part, home / "active.json")
+
+
+def touch(workspace: Path, federation: str) -> None:
+    """A sign of life of the active run."""
+    path = folder(workspace, federation) / "active.json"
+    if path.exists():
+        os.utime(path)
+
+
+def release(workspace: Path, federation: str, run: str) -> None:
+    """End the active run; nothing happens where another one is active."""
+    home = folder(workspace, federation)
+    with _exclusive(home):
+        active = _read(home)
+        if active is not None and active["run"] == run:
+            (home / "active.json").unlink(missing_ok=True)
+
+
+@contextmanager
+def _exclusive(home: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "active.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(home: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads((home / "active.json").read_text())
+        return {"run": str(values["run"]), "host": str(values["host"]), "pid": int(values["pid"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _alive(home: Path, active: dict[str, Any], patience: float) -> bool:
+    if active["host"] == "airflow":
+        return time.time() - (home / "active.json").stat().st_mtime < patience
+    try:
+        os.kill(active["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _same_program(active["pid"])
+
+
+def _same_program(pid: int) -> bool:
+    """Guard against a process id that was given to another program since (Linux)."""
+    try:
+        return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes() or pid == os.getpid()
+    except OSError:
+        return True

@@ -1,0 +1,90 @@
+"""Open a run (name, params, contract and roster are fixed for it) and make its initial model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from folkmoot.contract import Contract
+from folkmoot.exchange import ArtifactRef, ExchangeStore
+from folkmoot.identity import Roster
+from folkmoot.params import Params
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.wire import canonical_json, encode
+from pipelines.coordinator.aggregate import initialiser
+from pipelines.coordinator.collect import collect
+
+__all__ = ["initialise", "open_run", "run_name"]
+
+
+def run_name(params: Params, store: ExchangeStore) -> str:
+    """Name for `folkmoot run`: the unfinished run of the same params, or the next new one.
+
+    Equal params give ``<kind>-<digest>-<n>``; the highest n without a result is resumed.
+    """
+    prefix = f"{params.model.kind}-{params.digest()[:8]}-"
+    folder = f"{params.federation.name}/runs"
+    taken = [name.rsplit("/", 1)[1] for name in store.list(folder)]
+    numbers = [int(n.removeprefix(prefix)) for n in taken if n.startswith(prefix)]
+    last = max(numbers, default=0)
+    if last and store.find(f"{folder}/{prefix}{last}/{keys.RESULT}") is None:
+        return f"{prefix}{last}"
+    return f"{prefix}{last + 1}"
+
+
+def open_run(
+    params: Params,
+    contract: Contract,
+    roster: Roster,
+    run: str,
+    store: ExchangeStore,
+    workspace: Path,
+) -> RunContext:
+    """Publish ``run.json``, or find it as it was published when the run was opened first.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.unknown-site`` for a member that the roster does not list;
+        ``protocol.conflict`` where the run was opened with other params.
+    """
+    for site in params.federation.members:
+        roster.key(site)
+    known = {site: roster.keys[site] for site in params.federation.members}
+    context = RunContext(run, params, contract, replace(roster, keys=known), store, workspace)
+    values: dict[str, Any] = {
+        "run": run,
+        "federation": params.federation.name,
+        "params": params.model_dump(mode="json"),
+        "contract": contract.model_dump(mode="json"),
+        "roster": known,
+    }
+    store.put(context.key(keys.RUN), canonical_json(values))
+    return context
+
+
+def initialise(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Round 0: the initial global model, scaled by the sites' summed statistics."""
+    collected = collect(step, context, keys.statistics)
+    model = initialiser(context.params.model.kind)(collected.updates, context)
+    meta = {
+        **model.meta,
+        "federation": context.federation,
+        "run": context.run,
+        "round": 0,
+        "parents": {u.site: u.digest for u in collected.updates},
+        "datasets": {u.site: u.meta["dataset"] for u in collected.updates},
+    }
+    data = encode(replace(model, meta=meta))
+    return [context.store.put(context.key(keys.model(0)), data)]
+
+
+def load_json(context: RunContext, key: str) -> dict[str, Any] | None:
+    """A JSON artefact of the run, or None where it is not published yet."""
+    data = context.store.find(context.key(key))
+    if data is None:
+        return None
+    values: dict[str, Any] = json.loads(data)
+    return values

@@ -1,0 +1,160 @@
+"""The embedded host: one process walks the plan, site by site.
+
+Finished steps are found in the exchange store and not run again, so a killed run resumes where it
+was.  A site whose step fails is left out of its round as long as the quorum allows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from folkmoot.errors import FolkmootError, RoundError
+from folkmoot.params import Params
+from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step, keys
+from pipelines.coordinator import lock
+from pipelines.coordinator.open_round import load_json, open_run, run_name
+from pipelines.hosts.execute import execute, store_of
+from pipelines.hosts.walk import contract_for, ending, record, roster_for
+from pipelines.plans import plan_of
+
+__all__ = ["Progress", "run"]
+
+
+@dataclass
+class Progress:
+    """What a run tells while it goes on; the defaults keep silent."""
+
+    say: Callable[[str], None] = lambda message: None
+    round: Callable[[int, int, dict[str, Any]], None] = lambda round, rounds, record: None
+
+
+@dataclass
+class _Walk:
+    plan: RoundPlan
+    context: RunContext
+    progress: Progress
+    failed: dict[str, FolkmootError] = field(default_factory=dict)
+
+    def do(self, step: Step) -> None:
+        """Execute a step; a site's failure is noted, the coordinator's ends the run."""
+        if step.place == COORDINATOR:
+            self._enough(step)
+            execute(step, self.context)
+            return
+        if step.place in self.failed and not step.name.startswith("round-"):
+            return
+        try:
+            execute(step, self.context)
+            self.failed.pop(step.place, None)
+        except FolkmootError as error:
+            self.failed[step.place] = error
+            self.progress.say(f"{step.place} is left out of {step.name}: {error}")
+
+    def _enough(self, step: Step) -> None:
+        """Where the quorum is lost, a site's own error says more than the count of sites."""
+        sites = {name.rsplit("/", 1)[1] for name in step.after}
+        required = len(sites) if step.quorum is None else step.quorum
+        failed = [self.failed[site] for site in sorted(sites & set(self.failed))]
+        if len(sites) - len(failed) < required:
+            if len(sites) == len(failed) or len(failed) == 1 or step.quorum in (None, len(sites)):
+                raise failed[0]
+            raise RoundError(
+                "round.quorum",
+                f"{step.name}: {len(sites) - len(failed)} of {len(sites)} sites are left, "
+                f"{required} are required. First error: {failed[0].message}",
+                failed[0].remedy,
+            )
+
+
+def run(
+    params: Params,
+    *,
+    run: str | None = None,
+    workspace: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a federation in this process, or resume it.
+
+    Parameters
+    ----------
+    params : Params
+        Typed ``params.yaml``.
+    run : str, optional
+        Name of the run; by default the unfinished run of the same params, else a new one.
+    workspace : Path, optional
+        Instead of ``federation.workspace``.
+    progress : Progress, optional
+        Told of phases and rounds.
+
+    Returns
+    -------
+    dict
+        The run's ``result.json`` with ``seconds`` (set-up, preparation, rounds, evaluation).
+
+    Raises
+    ------
+    FolkmootError
+        The first error that the quorum cannot absorb.
+    """
+    progress = progress or Progress()
+    clock = _Clock()
+    workspace = workspace or Path(params.federation.workspace)
+    if params.data.recipe not in {"csv", "parquet"} or not (workspace / "roster.toml").exists():
+        from pipelines.simulation import ensure_sites
+
+        ensure_sites(params, workspace, progress.say)
+    contract = contract_for(params)
+    plan = plan_of(params, contract)
+    store = store_of(params, workspace)
+    name = run or run_name(params, store)
+    patience = 2.0 * params.federation.deadline_seconds
+    lock.acquire(workspace, plan.federation, name, "embedded", patience)
+    try:
+        context = open_run(params, contract, roster_for(workspace), name, store, workspace)
+        walk = _Walk(plan, context, progress)
+        clock.lap("set_up")
+        progress.say(f"Run {name}: {len(plan.sites)} sites prepare their data")
+        for step in plan.stage("prepare/"):
+            walk.do(step)
+        walk.do(plan.step("round-000/initialise"))
+        clock.lap("preparation")
+        last = _rounds(walk)
+        clock.lap("rounds")
+        progress.say(f"{len(plan.sites)} sites evaluate the model of round {last}")
+        for step in plan.stage("final/"):
+            walk.do(ending(step, last))
+        clock.lap("evaluation")
+    finally:
+        lock.release(workspace, plan.federation, name)
+    result = load_json(context, keys.RESULT) or {}
+    return {**result, "seconds": clock.laps}
+
+
+def _rounds(walk: _Walk) -> int:
+    """Walk the rounds; returns the one that was last."""
+    for round in range(1, walk.plan.rounds + 1):
+        found = record(walk.context, round)
+        if found is None:
+            for step in walk.plan.stage(f"round-{round:03d}/"):
+                walk.do(step)
+            found = record(walk.context, round) or {}
+        walk.progress.round(round, walk.plan.rounds, found)
+        if found.get("stop"):
+            walk.progress.say(f"Rounds end after round {round}: {found['stop']}")
+            return round
+    return walk.plan.rounds
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 4)
+        self._last = now

@@ -1,0 +1,90 @@
+"""Stages that every plan has: preparation at the sites before, evaluation and conclusion after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from folkmoot.params import Params
+from folkmoot.plan import COORDINATOR, Step, keys
+
+__all__ = ["PREPARATION", "final", "one_round", "prepare"]
+
+#: Bodies of the preparation of one site, in order.
+PREPARATION = ("version", "validate", "anonymise", "encode")
+
+
+def prepare(params: Params) -> Iterable[Step]:
+    """Version, validate, anonymise, encode at each site; then the initial global model."""
+    sites = params.federation.members
+    for site in sites:
+        before: tuple[str, ...] = ()
+        for body in PREPARATION:
+            name = f"prepare/{body}/{site}"
+            outputs = (keys.statistics(site),) if body == "encode" else ()
+            yield Step(name, f"site.{body}", site, 0, before, (), outputs)
+            before = (name,)
+    yield Step(
+        "round-000/initialise",
+        "coordinator.initialise",
+        COORDINATOR,
+        0,
+        after=tuple(f"prepare/encode/{site}" for site in sites),
+        inputs=tuple(keys.statistics(site) for site in sites),
+        outputs=(keys.model(0),),
+        quorum=params.federation.required,
+    )
+
+
+def one_round(params: Params, round: int, body: str, sites: Iterable[str], quorum: int) -> Iterable[Step]:
+    """Train at ``sites``, then aggregate at the coordinator."""
+    sites = tuple(sites)
+    before = f"round-{round - 1:03d}/aggregate" if round > 1 else "round-000/initialise"
+    for site in sites:
+        yield Step(
+            f"round-{round:03d}/train/{site}",
+            body,
+            site,
+            round,
+            after=(before, f"prepare/encode/{site}"),
+            inputs=(keys.model(round - 1),),
+            outputs=(keys.update(round, site),),
+        )
+    yield Step(
+        f"round-{round:03d}/aggregate",
+        "coordinator.aggregate",
+        COORDINATOR,
+        round,
+        after=tuple(f"round-{round:03d}/train/{site}" for site in sites),
+        inputs=(keys.model(round - 1), *(keys.update(round, site) for site in sites)),
+        outputs=(keys.model(round), keys.record(round)),
+        quorum=quorum,
+    )
+
+
+def final(params: Params) -> Iterable[Step]:
+    """Evaluate the last global model at each site and conclude the run.
+
+    The round and the model's key are those of the last possible round; when rounds stop early the
+    host hands over the step with the round that was last (``pipelines.hosts.walk.ending``).
+    """
+    sites, last = params.federation.members, params.model.rounds
+    for site in sites:
+        yield Step(
+            f"final/evaluate/{site}",
+            "site.evaluate",
+            site,
+            last,
+            after=(f"round-{last:03d}/aggregate", f"prepare/encode/{site}"),
+            inputs=(keys.model(last),),
+            outputs=(keys.evaluation(site),),
+        )
+    yield Step(
+        "final/conclude",
+        "coordinator.conclude",
+        COORDINATOR,
+        last,
+        after=tuple(f"final/evaluate/{site}" for site in sites),
+        inputs=(keys.model(last), *(keys.evaluation(site) for site in sites)),
+        outputs=(keys.RESULT,),
+        quorum=params.federation.required,
+    )
