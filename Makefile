@@ -1,0 +1,53 @@
+# Everything a newcomer types.  Needs Python 3.11, git and make; the rest installs itself into .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help setup demo ui test lint bench docs lock clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## Install the locked environment into .venv
+
+$(READY): requirements/lock.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Folkmoot needs Python 3.11: install it, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the locked packages (once; a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements/lock.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## Train over four sites through Airflow and show what came of it
+	@$(BIN)/python -m pipelines.demo run
+
+ui: $(READY) ## Open Airflow and MLflow on loopback
+	@$(BIN)/python -m pipelines.demo ui
+
+test: $(READY) lint ## Run all checks and tests
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(READY) ## Measure everything the README claims
+	@$(BIN)/python -m benchmarks
+
+docs: $(READY) ## Write the reference pages that are made from the code
+	@$(BIN)/folkmoot params reference
+
+lock: ## Resolve pyproject.toml anew into requirements/lock.txt
+	@$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--all-extras --group dev pyproject.toml --upgrade --output-file requirements/lock.txt
+
+clean: ## Remove the demo's workspace (sites, runs, MLflow); the environment stays
+	@rm -rf .folkmoot

@@ -1,0 +1,117 @@
+"""After the last round, on the coordinator's machine: model file, baselines, tracking, report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from folkmoot.errors import FolkmootError
+from folkmoot.params import Params
+from folkmoot.plan import RunContext
+from folkmoot.wire import canonical_json, digest
+from pipelines.hosts.execute import open_context, store_of
+
+__all__ = ["conclude_locally", "run_folder"]
+
+
+def run_folder(context: RunContext) -> Path:
+    """The coordinator's folder of a run: model files, baselines, reports."""
+    return context.workspace / "coordinator" / context.federation / "runs" / context.run
+
+
+def conclude_locally(
+    params: Params,
+    result: dict[str, Any],
+    *,
+    baselines: bool = True,
+    workspace: Path | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Write the model file, compare with baselines, track; idempotent.
+
+    Parameters
+    ----------
+    params : Params
+        The run's settings.
+    result : dict
+        The run's ``result.json`` with ``seconds``.
+    baselines : bool
+        Whether to train each site alone and pooled (recipes only).
+    workspace : Path, optional
+        Instead of ``federation.workspace``.
+    say : callable
+        Told what goes on.
+
+    Returns
+    -------
+    dict
+        ``result`` with ``model_path``, ``baselines`` and ``registered`` (name and version, or None).
+    """
+    workspace = workspace or Path(params.federation.workspace)
+    store = store_of(params, workspace)
+    context = open_context(result["run"], result["federation"], store, workspace)
+    result = {**result, "model_path": str(_model_file(context, result)), "baselines": None}
+    if baselines and params.data.recipe not in {"csv", "parquet"}:
+        say("Baselines: each site alone, and pooled rows")
+        result["baselines"] = _baselines(context, result)
+    result["registered"] = _track(context, say) if params.tracking.enabled else None
+    return result
+
+
+def _model_file(context: RunContext, result: dict[str, Any]) -> Path:
+    """The global model as its own kind of file: wire format, or XGBoost's UBJSON for trees."""
+    folder = run_folder(context)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = context.store.get(context.key(result["model"]), result["model_digest"])
+    path = folder / "model.folkmoot"
+    _write(path, data)
+    if result["kind"] == "trees":
+        from folkmoot.models.trees import to_xgboost
+        from folkmoot.wire import decode
+
+        path = folder / "model.ubj"
+        _write(path, bytes(to_xgboost(decode(data, kind="model")).save_raw("ubj")))
+    return path
+
+
+def _baselines(context: RunContext, result: dict[str, Any]) -> dict[str, Any]:
+    """Baselines depend on data and settings alone, so they are kept beside the run."""
+    from pipelines.baselines import baselines
+
+    path = run_folder(context) / "baselines.json"
+    stamp = digest(canonical_json([result["datasets"], result["run"], result["rounds"]]))
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text())
+        if kept.get("stamp") == stamp:
+            found: dict[str, Any] = kept["baselines"]
+            return found
+    computed = baselines(context, sorted(result["datasets"]))
+    _write(path, canonical_json({"stamp": stamp, "baselines": computed}))
+    return computed
+
+
+def _track(context: RunContext, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """MLflow; where it is down the run stands, and `folkmoot run` again catches up."""
+    from pipelines.coordinator import tracking
+
+    say("MLflow: rounds, model and budgets")
+    try:
+        tracking.sync(context)
+        if not context.params.tracking.register_model:
+            return None
+        name, version = tracking.register(context)
+    except FolkmootError as error:
+        if not error.retryable:
+            raise
+        say(f"{error} The run itself is complete.")
+        return None
+    return {"name": name, "version": version}
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)
