@@ -69,6 +69,7 @@ CODES: dict[str, str] = {
     "round.site-failed": "A site's task failed; the traceback stays at the site.",
     "transient.disk-full": "No space is left on the device; nothing was published.",
     "transient.exchange": "The exchange store did not answer.",
+    "transient.remote": "A site's DVC remote did not answer.",
     "transient.tracking": "MLflow did not answer; rounds go on and tracking catches up.",
     "transient.locked": "A file or database is locked by another process.",
 }

@@ -1,0 +1,429 @@
+"""Dataset versions: the only module of a site that knows DVC.
+
+A version is DVC's hash (md5) of the Parquet file.  It leaves the site only as a fingerprint,
+keyed with the site's secret, so that equal versions compare equal and nobody can test a guess.
+Resolving a version reads DVC's pointer file and imports no DVC; adding, pushing and fetching do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from folkmoot.errors import ConfigError, DataError, FolkmootError, TransientError
+from site_tasks.git import git
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from site_tasks.home import SiteHome
+
+__all__ = ["DatasetVersion", "add", "fingerprint", "init_repository", "push", "resolve", "status"]
+
+_ENVIRONMENT = threading.Lock()
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """One version of a site's dataset.
+
+    Parameters
+    ----------
+    path : Path
+        Parquet file with exactly these rows.
+    md5 : str
+        DVC's hash; private to the site.
+    revision : str or None
+        Git commit of the site's repository that recorded it; None where not committed yet.
+    fingerprint : str
+        HMAC-SHA256 (hex) of the hash under the site's secret: the only form that leaves.
+    """
+
+    path: Path
+    md5: str
+    revision: str | None
+    fingerprint: str
+
+
+def fingerprint(home: SiteHome, md5: str) -> str:
+    """Keyed fingerprint of a DVC hash: HMAC-SHA256(secret, "dataset" || hash), hex."""
+    return hmac.new(home.secret(), b"dataset" + md5.encode(), hashlib.sha256).hexdigest()
+
+
+def add(home: SiteHome, data: pd.DataFrame | Path | str, message: str) -> DatasetVersion:
+    """Make ``data`` the site's dataset: ``dvc add``, ``dvc push``, ``git commit``.
+
+    Rows that are already the dataset make no new version.
+
+    Parameters
+    ----------
+    home : SiteHome
+        The site.
+    data : DataFrame or path
+        Rows, or a Parquet file of them.
+    message : str
+        Subject of the commit in the site's repository.
+
+    Returns
+    -------
+    DatasetVersion
+
+    Raises
+    ------
+    DataError
+        ``data.missing`` for no rows, ``data.unreadable`` for no Parquet file; the former version
+        stays in place.
+    TransientError
+        Where the disk is full, another process holds DVC's lock, or the remote does not answer
+        (the version is then committed, and ``folkmoot site refresh`` pushes it).
+    """
+    target = home.dataset
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        _write(data, part, home.name)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    with _repository(home) as repo:
+        repo.add(str(target))
+        pointer = _pointer_path(home)
+        git(home.root, "add", "--", str(pointer), str(target.parent / ".gitignore"))
+        if git(home.root, "diff", "--cached", "--quiet", check=False) is None:
+            git(home.root, "commit", "--quiet", "-m", message)
+        _push(home, repo)
+    _remember(home, target, _pointer(home)[0])
+    return resolve(home)
+
+
+def push(home: SiteHome) -> None:
+    """``dvc push`` of the recorded dataset; raises `TransientError` where the remote is away."""
+    with _repository(home) as repo:
+        _push(home, repo)
+
+
+def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
+    """Find the rows of a dataset version and make sure that they are those DVC recorded.
+
+    The working copy costs a look at size and time of change where the file was verified before;
+    O(bytes) otherwise.  A version that is not on this disk is fetched from the site's remote.
+
+    Parameters
+    ----------
+    home : SiteHome
+        The site.
+    revision : str, optional
+        Git revision of the site's repository; ``dataset.revision`` of ``site.toml`` by default,
+        and the working copy where that is absent too.
+
+    Returns
+    -------
+    DatasetVersion
+
+    Raises
+    ------
+    DataError
+        ``data.missing`` where the site has no dataset, ``data.version`` where the file differs
+        from what DVC recorded or the revision is unknown.
+    """
+    revision = revision or home.settings.dataset.revision
+    if revision is None:
+        md5, size = _pointer(home)
+        path = home.dataset
+        if not path.exists():
+            _fetch(home, md5, path, None)
+        _verify(home, path, md5, size)
+        pointer = str(_pointer_path(home).relative_to(home.root))
+        commit = git(home.root, "log", "-1", "--format=%H", "--", pointer, check=False)
+        return DatasetVersion(path, md5, commit or None, fingerprint(home, md5))
+    commit = git(home.root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
+    if not commit:
+        raise DataError(
+            "data.version",
+            f"The repository of site {home.name} has no revision {revision}.",
+            "Name a commit or tag that `git log` shows in the site's folder.",
+            site=home.name,
+        )
+    md5, size = _pointer(home, commit)
+    path = home.dataset
+    if not (path.exists() and _pointer_path(home).exists() and _pointer(home)[0] == md5):
+        path = home.work / "versions" / f"{md5}{home.dataset.suffix}"
+        if not path.exists():
+            _fetch(home, md5, path, commit)
+    _verify(home, path, md5, size)
+    return DatasetVersion(path, md5, commit, fingerprint(home, md5))
+
+
+def status(home: SiteHome) -> bool:
+    """Whether the site's DVC remote answers and holds the recorded dataset; imports DVC."""
+    md5, _ = _pointer(home)
+    with _repository(home) as repo:
+        odb = repo.cloud.get_remote_odb(name=None, command="status")
+        return bool(odb.exists(md5))
+
+
+# DVC --------------------------------------------------------------------------------------------
+
+
+def init_repository(root: Path, remote: str) -> None:
+    """``dvc init`` with a default remote; analytics and update checks off.  Repeatable.
+
+    Parameters
+    ----------
+    root : Path
+        The site's folder, a git repository already.
+    remote : str
+        URL of the remote, or a folder relative to ``root``.
+    """
+    Repo = _dvc()
+    with _private_cache(root):
+        repo = Repo(str(root)) if (root / ".dvc" / "config").exists() else Repo.init(str(root))
+        try:
+            url = remote
+            if "://" not in remote and not os.path.isabs(remote):
+                url = os.path.join("..", remote)  # DVC reads it from within .dvc/
+            with repo.config.edit("repo", validate=False) as config:
+                config["core"] = {
+                    "analytics": False,
+                    "check_update": False,
+                    "autostage": True,
+                    "remote": "storage",
+                }
+                config["remote"] = {"storage": {"url": url}}
+            with repo.config.edit("local", validate=False) as config:
+                config["core"] = {"site_cache_dir": str(root / "private" / "dvc")}
+        finally:
+            repo.close()
+    ignore = root / ".dvcignore"
+    if "/private" not in ignore.read_text(encoding="utf-8"):
+        with ignore.open("a", encoding="utf-8") as file:
+            file.write("/private\n/site.toml\n")
+
+
+def _dvc() -> Any:
+    try:
+        from dvc.repo import Repo
+    except ImportError:
+        raise ConfigError(
+            "config.installation",
+            "DVC is not installed, and the site's dataset needs it.",
+            "Install the site extra: pip install 'folkmoot[site]'.",
+        ) from None
+    import logging
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    return Repo
+
+
+@contextmanager
+def _private_cache(root: Path) -> Iterator[None]:
+    """Keep DVC's index and state, which hold hashes of the data, inside the site's folder."""
+    with _ENVIRONMENT:
+        before = os.environ.get("DVC_SITE_CACHE_DIR")
+        os.environ["DVC_SITE_CACHE_DIR"] = str(root / "private" / "dvc")
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["DVC_SITE_CACHE_DIR"]
+            else:
+                os.environ["DVC_SITE_CACHE_DIR"] = before
+
+
+@contextmanager
+def _repository(home: SiteHome) -> Iterator[Any]:
+    Repo = _dvc()
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    try:
+        with _private_cache(home.root), Repo(str(home.root)) as repo:
+            yield repo
+    except LockError:
+        raise TransientError(
+            "transient.locked",
+            f"Another process works in the DVC repository of site {home.name}.",
+            "Wait until it is done and start again.",
+            site=home.name,
+        ) from None
+    except FolkmootError:
+        raise
+    except DvcException as error:
+        raise DataError(
+            "data.version",
+            f"DVC failed in the repository of site {home.name} ({type(error).__name__}).",
+            "Run `dvc status` in the site's folder and mend what it reports.",
+            site=home.name,
+        ) from None
+
+
+def _push(home: SiteHome, repo: Any) -> None:
+    try:
+        repo.push()
+    except Exception as error:  # every kind of remote has its own exceptions
+        raise TransientError(
+            "transient.remote",
+            f"The DVC remote of site {home.name} did not take the dataset "
+            f"({type(error).__name__}); it is committed but has no second copy.",
+            "Check `dvc remote list` in the site's folder, then run `folkmoot site refresh`.",
+            site=home.name,
+        ) from None
+
+
+def _fetch(home: SiteHome, md5: str, path: Path, revision: str | None) -> None:
+    """Bring a version from DVC's cache, or the remote, to ``path``."""
+    with _repository(home) as repo:
+        odb = repo.cache.local
+        if not odb.exists(md5):
+            try:
+                repo.fetch(
+                    targets=None if revision else [str(_pointer_path(home))],
+                    revs=[revision] if revision else None,
+                    workspace=revision is None,
+                )
+            except Exception:  # every kind of remote has its own exceptions
+                raise _gone(home) from None
+        if not odb.exists(md5):
+            raise _gone(home)
+        source = odb.oid_to_path(md5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    shutil.copyfile(source, part)
+    os.replace(part, path)
+
+
+def _gone(home: SiteHome) -> DataError:
+    return DataError(
+        "data.version",
+        f"The dataset version of site {home.name} is neither on its disk nor on its DVC remote.",
+        "Check the remote with `folkmoot doctor --site`, or record the dataset anew with "
+        "`folkmoot site refresh`.",
+        site=home.name,
+    )
+
+
+# Pointer and verification -----------------------------------------------------------------------
+
+
+def _pointer_path(home: SiteHome) -> Path:
+    return home.dataset.with_name(home.dataset.name + ".dvc")
+
+
+def _pointer(home: SiteHome, revision: str | None = None) -> tuple[str, int | None]:
+    """Hash and size that DVC recorded, in the working copy or at a commit."""
+    path = _pointer_path(home)
+    text: str | None
+    if revision is None:
+        text = path.read_text(encoding="utf-8") if path.exists() else None
+    else:
+        name = path.relative_to(home.root).as_posix()
+        text = git(home.root, "show", f"{revision}:{name}", check=False)
+    if text is None:
+        raise DataError(
+            "data.missing",
+            f"Site {home.name} has no dataset: there is no {path.name}.",
+            f"Add one with `folkmoot site refresh {home.name} --data FILE`.",
+            site=home.name,
+        )
+    try:
+        out = yaml.safe_load(text)["outs"][0]
+        md5, size = str(out["md5"]), out.get("size")
+    except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError):
+        md5, size = "", None
+    if not _MD5.fullmatch(md5):
+        raise DataError(
+            "data.version",
+            f"{path.name} of site {home.name} is not a DVC pointer to one file.",
+            "Restore it with `git checkout` in the site's folder.",
+            site=home.name,
+        )
+    return md5, size if isinstance(size, int) else None
+
+
+def _verify(home: SiteHome, path: Path, md5: str, size: int | None) -> None:
+    known = _stamp(path)
+    if _remembered(home).get(path.name) == [md5, *known]:
+        return
+    if size is not None and known[0] != size:
+        raise _differs(home)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
+        raise _differs(home)
+    _remember(home, path, md5)
+
+
+def _differs(home: SiteHome) -> DataError:
+    return DataError(
+        "data.version",
+        f"The dataset of site {home.name} differs from the version that DVC recorded.",
+        f"Record the change with `folkmoot site refresh {home.name}`, or undo it with "
+        "`dvc checkout` in the site's folder.",
+        site=home.name,
+    )
+
+
+def _stamp(path: Path) -> list[int]:
+    info = path.stat()
+    return [info.st_size, info.st_mtime_ns, info.st_ino]
+
+
+def _remembered(home: SiteHome) -> dict[str, Any]:
+    try:
+        values = json.loads((home.work / "verified.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _remember(home: SiteHome, path: Path, md5: str) -> None:
+    values = {**_remembered(home), path.name: [md5, *_stamp(path)]}
+    home.work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = home.work / f".verified-{os.getpid()}.part"
+    part.write_text(json.dumps(values), encoding="utf-8")
+    os.replace(part, home.work / "verified.json")
+
+
+def _write(data: pd.DataFrame | Path | str, path: Path, site: str) -> None:
+    """Write rows as Parquet; a file of no rows or of another format is refused."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if isinstance(data, str | Path):
+        source = Path(data)
+        try:
+            rows = pq.read_metadata(source).num_rows
+        except FileNotFoundError:
+            raise DataError(
+                "data.missing", f"{source} does not exist.", "Name an existing file.", site=site
+            ) from None
+        except (OSError, pa.ArrowInvalid):
+            raise DataError(
+                "data.unreadable",
+                f"{source} is not a Parquet file.",
+                "Name a Parquet file, or a CSV file with its contract.",
+                site=site,
+            ) from None
+        if rows:
+            shutil.copyfile(source, path)
+    else:
+        rows = len(data)
+        if rows:
+            data.to_parquet(path, index=False)
+    if not rows:
+        raise DataError(
+            "data.missing", "The dataset holds no rows.", "Add a dataset with rows.", site=site
+        )

@@ -1,0 +1,127 @@
+"""``site.toml``: what a site permits and where its dataset lies.  Private, and the site's alone.
+
+The stricter of site and plan wins, and the site checks it itself: nothing here is ever read by
+the coordinator.  The file stays outside git, so that checking out an old dataset version cannot
+bring old permissions back.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import tomli_w
+from pydantic import Field, model_validator
+
+from folkmoot.errors import ConfigError
+from folkmoot.params import Name, Positive
+from folkmoot.sections import Section, parse
+
+__all__ = ["Dataset", "Permissions", "SiteSettings", "load_settings", "save_settings"]
+
+Mechanism = Literal["none", "clip", "gaussian", "diffprivlib"]
+
+
+class Dataset(Section):
+    """Where the site's rows lie."""
+
+    path: str = "data/dataset.parquet"
+    """Parquet file, relative to the site's folder; DVC tracks it."""
+    revision: str | None = None
+    """Git revision of the site's repository whose dataset is used; the working copy when absent."""
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        path = Path(self.path)
+        if path.is_absolute() or ".." in path.parts or path.suffix != ".parquet":
+            raise ValueError("path must name a .parquet file inside the site's folder")
+        if path.parts[0] in {"private", ".dvc", ".git"}:
+            raise ValueError("path must not lie in private/, .dvc/ or .git/")
+        if self.revision is not None and self.revision.startswith("-"):
+            raise ValueError("revision is not a git revision")
+        return self
+
+
+class Permissions(Section):
+    """What the site lets a plan ask of it."""
+
+    federations: list[Name] = []
+    """Federations whose plans the site carries out; none when empty."""
+    kinds: list[Literal["linear", "trees"]] = ["linear", "trees"]
+    """Kinds of model that may be trained."""
+    mechanisms: list[Mechanism] = ["none", "clip", "gaussian", "diffprivlib"]
+    """Privacy mechanisms under which an update may leave; drop `none` and `clip` to insist on noise."""
+    columns: list[str] | None = None
+    """Columns that may reach training; all of the contract's when absent."""
+    minimum_rows: Annotated[int, Field(ge=1)] = 20
+    """Fewest training rows behind anything that leaves."""
+    minimum_sites: Annotated[int, Field(ge=1)] = 2
+    """Fewest sites in a federation for this site to take part."""
+    epsilon_ceiling: Positive | None = None
+    """Most epsilon that all releases together may spend, at `delta`; no ceiling when absent."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Delta at which `epsilon_ceiling` counts."""
+    seeded: bool = False
+    """Whether noise from a seed is allowed: NOT PRIVATE, for tests and studies on public data only."""
+
+
+class SiteSettings(Section):
+    """All of ``site.toml``."""
+
+    name: Name
+    """Name of the site, as on the federation's roster."""
+    simulated: bool = False
+    """Made from a public recipe: its dataset may be replaced by another recipe's."""
+    dataset: Dataset = Dataset()
+    """Where the site's rows lie."""
+    permissions: Permissions = Permissions()
+    """What the site lets a plan ask of it."""
+
+
+def load_settings(path: Path) -> SiteSettings:
+    """Read ``site.toml``.
+
+    Raises
+    ------
+    ConfigError
+        For a missing file, broken TOML, unknown keys (with the nearest known name) and values of
+        the wrong type or range.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            "config.missing-file",
+            f"{path} does not exist.",
+            "Make the site with `folkmoot site init`, or name its folder in FOLKMOOT_SITE_HOME.",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
+        raise ConfigError(
+            "config.syntax", f"{path} is not readable TOML.", "Mend the file's syntax or its mode."
+        ) from None
+    return parse(SiteSettings, values, source=str(path))
+
+
+def save_settings(settings: SiteSettings, path: Path) -> None:
+    """Write ``site.toml`` (mode 0600), whole or not at all, each key under its explanation."""
+    text = "# Private to this site; never shared with another site or the coordinator.\n"
+    text += _table(settings, ("name", "simulated"))
+    text += "\n[dataset]\n" + _table(settings.dataset)
+    text += "\n[permissions]\n" + _table(settings.permissions)
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    os.replace(part, path)
+
+
+def _table(section: Section, names: tuple[str, ...] | None = None) -> str:
+    fields = type(section).model_fields
+    lines = []
+    for name in names or tuple(fields):
+        value = getattr(section, name)
+        entry = f"# {name} =\n" if value is None else tomli_w.dumps({name: value})
+        lines.append(f"# {fields[name].description}\n{entry}")
+    return "".join(lines)
