@@ -1,0 +1,54 @@
+"""Shared by all tests: workspaces that cost nothing to make twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# One thread per library and test process: two test workers share two cores.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def real_data(folder: str) -> Path:
+    """Folder of real data beside the checkout or under FOLKMOOT_DATA; skips where it is absent."""
+    for root in (os.environ.get("FOLKMOOT_DATA"), REPOSITORY.parent / "shared" / "data"):
+        if root and (Path(root) / folder).is_dir():
+            return Path(root) / folder
+    pytest.skip(f"{folder} data is absent: set FOLKMOOT_DATA to a folder that has it")
+
+
+@pytest.fixture(scope="session")
+def prototype(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a workspace of sites once per set of params; later calls find it."""
+    made: dict[str, Path] = {}
+
+    def make(params: Any) -> Path:
+        from pipelines.simulation import ensure_sites
+
+        stamp = repr((params.federation.members, params.data))
+        if stamp not in made:
+            made[stamp] = tmp_path_factory.mktemp("prototype") / "workspace"
+            ensure_sites(params, made[stamp])
+        return made[stamp]
+
+    return make
+
+
+@pytest.fixture
+def workspace_of(prototype: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """A private copy of a prepared workspace for one test: ``workspace_of(params, "name")``."""
+
+    def copy(params: Any, name: str = "workspace") -> Path:
+        target = tmp_path / name
+        shutil.copytree(prototype(params), target, symlinks=True)
+        return target
+
+    return copy

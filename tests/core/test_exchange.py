@@ -1,0 +1,154 @@
+"""The exchange store: put-if-absent, digests, faults of disk and network, on real backends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from folkmoot.errors import ProtocolError, TransientError
+from folkmoot.exchange import ExchangeStore
+from folkmoot.wire import digest
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[tuple[str, dict[str, object]]]:
+    """A real S3 protocol endpoint on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options: dict[str, object] = {"endpoint_url": f"http://{host}:{port}"}
+    import s3fs
+
+    s3fs.S3FileSystem(**options).mkdir("federation")
+    yield "s3://federation/exchange", options
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ExchangeStore:
+    if request.param == "folder":
+        return ExchangeStore(tmp_path / "exchange")
+    if request.param == "memory":
+        return ExchangeStore(f"memory://{tmp_path.name}")
+    url, options = request.getfixturevalue("bucket")
+    return ExchangeStore(f"{url}/{tmp_path.name}", options)
+
+
+def test_put_get_list(store: ExchangeStore) -> None:
+    ref = store.put("demo/runs/r1/round-001/model", b"abc")
+    assert ref.digest == digest(b"abc")
+    assert store.get(ref.key, ref.digest) == b"abc"
+    assert store.ref(ref.key) == ref
+    store.put("demo/runs/r1/round-001/update-site-a", b"x")
+    assert store.list("demo/runs/r1/round-001") == [
+        "demo/runs/r1/round-001/model",
+        "demo/runs/r1/round-001/update-site-a",
+    ]
+    assert store.list("demo/nothing") == []
+    assert store.find("demo/nothing") is None
+
+
+def test_same_bytes_are_welcome_other_bytes_conflict(store: ExchangeStore) -> None:
+    store.put("demo/a", b"one")
+    store.put("demo/a", b"one")
+    with pytest.raises(ProtocolError) as caught:
+        store.put("demo/a", b"two")
+    assert caught.value.code == "protocol.conflict"
+    assert store.get("demo/a") == b"one"
+
+
+def test_wrong_digest_and_absence_are_named(store: ExchangeStore) -> None:
+    store.put("demo/a", b"one")
+    with pytest.raises(ProtocolError) as caught:
+        store.get("demo/a", digest(b"two"))
+    assert caught.value.code == "protocol.digest"
+    with pytest.raises(ProtocolError) as caught:
+        store.get("demo/b")
+    assert caught.value.code == "protocol.missing"
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../up", "a/../b", "a//b", "A/b", "a/.hidden"])
+def test_keys_cannot_leave_the_store(store: ExchangeStore, key: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        store.put(key, b"x")
+    assert caught.value.code == "protocol.format"
+
+
+def test_one_of_many_writers_wins(tmp_path: Path) -> None:
+    store = ExchangeStore(tmp_path)
+    start = threading.Barrier(8)
+
+    def write(number: int) -> bool:
+        start.wait()
+        try:
+            store.put("demo/a", str(number).encode() * 10_000)
+        except ProtocolError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(write, range(8)))
+    assert won.count(True) == 1
+    assert store.get("demo/a") == str(won.index(True)).encode() * 10_000
+    assert [p.name for p in (tmp_path / "demo").iterdir()] == ["a"]
+
+
+def test_full_disk_publishes_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+    """A file size limit of the operating system stands for the full disk: a real failed write."""
+    script = f"""
+import resource, signal
+from folkmoot.exchange import ExchangeStore
+from folkmoot.errors import TransientError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = ExchangeStore({str(tmp_path)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    store.put("demo/a", b"x" * 5000)
+except TransientError as error:
+    print(error.code)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(store.find("demo/a"))
+print(store.put("demo/a", b"x" * 5000).size)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["transient.exchange", "None", "5000"]
+    assert [p.name for p in (tmp_path / "demo").iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_no_space_left_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    real = tempfile.NamedTemporaryFile
+
+    def full(*args: object, **kwargs: object) -> object:
+        file = real(*args, **kwargs)  # type: ignore[call-overload]
+        os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
+        return file
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    store = ExchangeStore(tmp_path)
+    with pytest.raises(TransientError) as caught:
+        store.put("demo/a", b"x" * 100)
+    assert caught.value.code == "transient.disk-full"
+    assert caught.value.retryable
+    assert store.find("demo/a") is None
+
+
+def test_a_store_that_does_not_answer_is_transient(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(TransientError):
+        ExchangeStore(tmp_path / "file").put("demo/a", b"x")

@@ -1,0 +1,136 @@
+"""Plans are whole and acyclic; the lock lets one run at a time into a federation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from folkmoot.contract import Contract
+from folkmoot.errors import ConfigError, RoundError
+from folkmoot.params import parse_params
+from folkmoot.plan import COORDINATOR, Step
+from folkmoot.sections import parse
+from pipelines.coordinator import lock
+from pipelines.hosts.execute import BODIES
+from pipelines.hosts.walk import ending
+from pipelines.plans import plan_of
+
+CONTRACT = parse(
+    Contract,
+    {
+        "name": "c",
+        "task": "binary",
+        "columns": [
+            {"name": "x", "bounds": [0.0, 1.0]},
+            {
+                "name": "age",
+                "role": "quasi_identifier",
+                "bounds": [0.0, 100.0],
+                "hierarchy": {"widths": [10.0, 50.0]},
+            },
+            {"name": "y", "role": "label", "type": "category", "categories": ["no", "yes"]},
+        ],
+    },
+    source="contract",
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["federation.quorum=2"],
+        ["model.kind=trees"],
+        ["model.kind=trees", "model.trees.strategy=cyclic"],
+        ["federation.sites=[only]"],
+    ],
+)
+def test_every_step_follows_what_it_needs(overrides: list[str]) -> None:
+    plan = plan_of(parse_params({}, overrides), CONTRACT)
+    seen: set[str] = set()
+    published: set[str] = set()
+    for step in plan:
+        assert step.name not in seen
+        assert set(step.after) <= seen
+        assert set(step.inputs) <= published
+        assert not set(step.outputs) & published
+        assert step.body in BODIES
+        assert step.place in {COORDINATOR, *plan.sites}
+        assert Step.from_dict(step.to_dict()) == step
+        seen.add(step.name)
+        published |= set(step.outputs)
+    assert plan.steps[-1].name == "final/conclude"
+    assert plan.digest() == plan_of(parse_params({}, overrides), CONTRACT).digest()
+
+
+def test_cyclic_rounds_belong_to_one_site_each() -> None:
+    plan = plan_of(parse_params({}, ["model.kind=trees", "model.trees.strategy=cyclic"]), CONTRACT)
+    trained = [step.place for step in plan if "/train/" in step.name][:5]
+    assert trained == ["site-a", "site-b", "site-c", "site-d", "site-a"]
+
+
+def test_the_ending_is_bound_to_the_last_round() -> None:
+    plan = plan_of(parse_params({}), CONTRACT)
+    step = ending(plan.step("final/evaluate/site-a"), 3)
+    assert (step.round, step.inputs) == (3, ("round-003/model",))
+
+
+def test_levels_must_exist_in_the_contract() -> None:
+    plan_of(parse_params({"anonymisation": {"levels": {"age": 2}}}), CONTRACT)
+    for levels, word in [({"age": 3}, "2 levels"), ({"x": 1}, "no quasi-identifier")]:
+        with pytest.raises(ConfigError, match=word):
+            plan_of(parse_params({"anonymisation": {"levels": levels}}), CONTRACT)
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    lock.acquire(tmp_path, "demo", "one", "embedded", 60)
+    with pytest.raises(RoundError) as caught:
+        lock.acquire(tmp_path, "demo", "two", "embedded", 60)
+    assert caught.value.code == "round.busy"
+    assert "one" in caught.value.message
+    lock.acquire(tmp_path, "other", "two", "embedded", 60)
+    lock.acquire(tmp_path, "demo", "one", "embedded", 60)
+    lock.release(tmp_path, "demo", "two")
+    with pytest.raises(RoundError):
+        lock.acquire(tmp_path, "demo", "two", "embedded", 60)
+    lock.release(tmp_path, "demo", "one")
+    lock.acquire(tmp_path, "demo", "two", "embedded", 60)
+
+
+def test_a_dead_process_keeps_no_lock(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from pipelines.coordinator import lock; import os;"
+        f"lock.acquire(Path({str(tmp_path)!r}), 'demo', 'one', 'embedded', 60); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert (tmp_path / "coordinator" / "demo" / "active.json").exists()
+    lock.acquire(tmp_path, "demo", "two", "embedded", 60)
+
+
+def test_the_same_run_in_two_processes_is_refused(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from pipelines.coordinator import lock; import sys;"
+        f"lock.acquire(Path({str(tmp_path)!r}), 'demo', 'one', 'embedded', 60);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RoundError, match="already being carried out"):
+            lock.acquire(tmp_path, "demo", "one", "embedded", 60)
+
+
+def test_an_airflow_run_that_gives_no_sign_of_life_is_abandoned(tmp_path: Path) -> None:
+    lock.acquire(tmp_path, "demo", "one", "airflow", 60)
+    with pytest.raises(RoundError):
+        lock.acquire(tmp_path, "demo", "two", "embedded", 60)
+    long_ago = time.time() - 120
+    os.utime(tmp_path / "coordinator" / "demo" / "active.json", (long_ago, long_ago))
+    lock.acquire(tmp_path, "demo", "two", "embedded", 60)
