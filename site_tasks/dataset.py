@@ -192,9 +192,12 @@ def init_repository(root: Path, remote: str) -> None:
     with _private_cache(root):
         repo = Repo(str(root)) if (root / ".dvc" / "config").exists() else Repo.init(str(root))
         try:
+            from dvc.config_schema import RelPath
+
             url = remote
             if "://" not in remote and not os.path.isabs(remote):
-                url = os.path.join("..", remote)  # DVC reads it from within .dvc/
+                # Stays relative in the file, so that a workspace can be moved.
+                url = RelPath(os.path.normpath(root / remote))
             with repo.config.edit("repo", validate=False) as config:
                 config["core"] = {
                     "analytics": False,
