@@ -93,7 +93,8 @@ def run(
     Returns
     -------
     dict
-        The run's ``result.json`` with ``seconds`` (set-up, preparation, rounds, evaluation).
+        The run's ``result.json`` with ``seconds``: ``set_up``, ``preparation``, ``first_round``,
+        ``rounds`` (those after the first) and ``evaluation``.
 
     Raises
     ------
@@ -122,8 +123,7 @@ def run(
             walk.do(step)
         walk.do(plan.step("round-000/initialise"))
         clock.lap("preparation")
-        last = _rounds(walk)
-        clock.lap("rounds")
+        last = _rounds(walk, clock)
         progress.say(f"{len(plan.sites)} sites evaluate the model of round {last}")
         for step in plan.stage("final/"):
             walk.do(ending(step, last))
@@ -134,19 +134,24 @@ def run(
     return {**result, "seconds": clock.laps}
 
 
-def _rounds(walk: _Walk) -> int:
+def _rounds(walk: _Walk, clock: _Clock) -> int:
     """Walk the rounds; returns the one that was last."""
+    last = walk.plan.rounds
     for round in range(1, walk.plan.rounds + 1):
         found = record(walk.context, round)
         if found is None:
             for step in walk.plan.stage(f"round-{round:03d}/"):
                 walk.do(step)
             found = record(walk.context, round) or {}
+        if round == 1:
+            clock.lap("first_round")
         walk.progress.round(round, walk.plan.rounds, found)
         if found.get("stop"):
             walk.progress.say(f"Rounds end after round {round}: {found['stop']}")
-            return round
-    return walk.plan.rounds
+            last = round
+            break
+    clock.lap("rounds")
+    return last
 
 
 class _Clock:

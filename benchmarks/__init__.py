@@ -1,0 +1,1 @@
+"""Figures: ``make bench``, or ``python -m benchmarks NAME …`` for some of them."""

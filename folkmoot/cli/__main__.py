@@ -1,0 +1,5 @@
+"""``python -m folkmoot.cli``: the same as ``folkmoot``."""
+
+from folkmoot.cli import main
+
+main()
