@@ -27,11 +27,11 @@ def check(params: File = Path("params.yaml"), overrides: Overrides = None) -> No
     Example: folkmoot params check --params params.yaml --set model.kind=trees
     """
     from folkmoot.params import load_params
+    from pipelines.hosts.walk import contract_for
     from pipelines.plans import plan_of
-    from pipelines.recipes import contract_of
 
     values = load_params(params, overrides or ())
-    contract = contract_of(values.data)
+    contract = contract_for(values)
     plan = plan_of(values, contract)
     typer.echo(
         f"{params} is valid: federation {plan.federation}, {len(plan.sites)} sites, "
