@@ -1,0 +1,154 @@
+"""Turn the anonymised table into arrays on disk, split into training and held-out rows.
+
+The table is read once in chunks and appended to ``.npy`` files, so that memory stays O(chunk) and
+training maps the result.  The split depends on the row's place in the dataset alone, never on
+values: a changed row changes no other row's part.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from folkmoot.contract import Contract
+from folkmoot.errors import DataError
+from folkmoot.features import encode_frame, encode_label, feature_space, generalised
+from folkmoot.params import Anonymisation, Params
+from site_tasks.table import ROW, chunks, schema_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["encode_table", "held_out"]
+
+#: Rows of the result that change when one row of the input does.
+STABILITY = 1
+PARTS = ("train", "test")
+
+
+def encode_table(
+    source: Path, rows: int, folder: Path, contract: Contract, params: Params
+) -> dict[str, int]:
+    """Write a site's arrays; O(rows · d), memory O(chunk + rows bits of the split).
+
+    Parameters
+    ----------
+    source : Path
+        Anonymised table.
+    rows : int
+        Rows of the dataset before suppression.
+    folder : Path
+        Where ``{train,test}.npy``, ``-labels.npy`` and ``-weights.npy`` are written.
+    contract, params : Contract, Params
+        Of the run; the contract is the dataset's own, before generalisation.
+
+    Returns
+    -------
+    dict
+        Rows per part.
+
+    Raises
+    ------
+    DataError
+        ``data.identifier`` where a direct identifier that should be gone is in the table.
+    """
+    _no_identifiers(source, contract, params.anonymisation)
+    table = generalised(contract, params.anonymisation)
+    plain = Anonymisation()  # the table is generalised already: level 0 of its own contract
+    kind = params.model.kind
+    width = len(feature_space(table, plain, kind))
+    split, weight = contract.with_role("split"), contract.with_role("weight")
+    names = [column.name for column in (*contract.inputs, contract.label, *split, *weight)]
+    if ROW in schema_of(source).names:
+        names.append(ROW)
+    test = None if split else held_out(rows, params.data.holdout.fraction, params.data.holdout.seed)
+    writers: dict[str, _Writer] = {}
+    start = 0
+    try:
+        for part in PARTS:
+            label = np.int64 if contract.classes else np.float64
+            writers[part] = _Writer(folder / f"{part}.npy", params.data.precision, (width,))
+            writers[f"{part}-labels"] = _Writer(folder / f"{part}-labels.npy", label)
+            if weight:
+                writers[f"{part}-weights"] = _Writer(folder / f"{part}-weights.npy", np.float64)
+        for frame in chunks(source, names):
+            features = encode_frame(frame, table, plain, kind, params.data.precision)
+            labels = encode_label(frame[contract.label.name], table)
+            if test is None:
+                mask = frame[split[0].name].to_numpy() == "test"
+            else:
+                mask = test[frame[ROW].to_numpy()] if ROW in names else test[start : start + len(frame)]
+            start += len(frame)
+            for part, chosen in (("train", ~mask), ("test", mask)):
+                writers[part].append(features[chosen])
+                writers[f"{part}-labels"].append(labels[chosen])
+                if weight:
+                    values = frame[weight[0].name].to_numpy(np.float64)
+                    writers[f"{part}-weights"].append(values[chosen])
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return {part: writers[part].rows for part in PARTS}
+
+
+def held_out(rows: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows are kept back: a seeded permutation, independent of their values; O(rows).
+
+    Returns
+    -------
+    ndarray of bool, shape (rows,)
+        True for ``round(rows * fraction)`` rows, at least one and never all.
+    """
+    count = min(max(round(rows * fraction), 1), max(rows - 1, 0))
+    mask = np.zeros(rows, np.bool_)
+    mask[:count] = True
+    np.random.Generator(np.random.PCG64(seed)).shuffle(mask)
+    return mask
+
+
+def _no_identifiers(source: Path, contract: Contract, anonymisation: Anonymisation) -> None:
+    if anonymisation.identifiers == "pseudonymise":
+        return
+    present = set(schema_of(source).names)
+    left = [c.name for c in contract.with_role("direct_identifier") if c.name in present]
+    if left:
+        raise DataError(
+            "data.identifier",
+            f"The anonymised table still holds direct identifiers: {', '.join(left)}.",
+            "Remove the site's private/work folder and start again.",
+        )
+
+
+class _Writer:
+    """Appends to a ``.npy`` file: its header leaves room for the first axis to grow."""
+
+    def __init__(self, path: Path, dtype: DTypeLike, shape: tuple[int, ...] = ()) -> None:
+        self.rows = 0
+        self._dtype = np.dtype(dtype)
+        self._shape = shape
+        self._file = path.open("wb")
+        self._header()
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
+        self.rows += len(values)
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._file.seek(0)
+            self._header()
+            self._file.close()
+
+    def _header(self) -> None:
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {
+                "descr": np.lib.format.dtype_to_descr(self._dtype),
+                "fortran_order": False,
+                "shape": (self.rows, *self._shape),
+            },
+        )

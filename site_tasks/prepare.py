@@ -1,0 +1,261 @@
+"""The four steps before anything is trained: version, validate, anonymise, encode.
+
+Each finds its result under the name of its stage (``site_tasks.prepared.Stages``) or makes it;
+an unchanged dataset version under unchanged params costs a few small JSON files, no pandas.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from folkmoot.contract import Contract
+from folkmoot.errors import DataError
+from folkmoot.exchange import ArtifactRef
+from folkmoot.features import feature_space
+from folkmoot.params import Params
+from folkmoot.plan import RunContext, Step
+from folkmoot.updates import Part, Statistics
+from folkmoot.wire import Artefact
+from folkmoot.wire import decode as decode_artefact
+from folkmoot.wire import encode as encode_artefact
+from site_tasks.home import SiteHome
+from site_tasks.prepared import (
+    Prepared,
+    Stages,
+    find_prepared,
+    read_json,
+    run_record,
+    write_folder,
+    write_json,
+)
+
+__all__ = ["anonymise", "encode", "prepare_again", "validate", "version"]
+
+
+def version(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Resolve the dataset version that this run uses at this site, and write it down there."""
+    home = SiteHome.find(step.place, context.workspace)
+    _resolve(context, home)
+    return []
+
+
+def validate(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Hold the dataset to the contract; raises as ``site_tasks.validate.validate_table``."""
+    home = SiteHome.find(step.place, context.workspace)
+    _validated(context, home, _record(context, home))
+    return []
+
+
+def anonymise(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Drop or pseudonymise identifiers, generalise, suppress small classes."""
+    home = SiteHome.find(step.place, context.workspace)
+    _anonymised(context, home, _record(context, home))
+    return []
+
+
+def encode(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Write the arrays that training reads, and release their summed statistics.
+
+    Privacy
+    -------
+    Exact sums leave under mechanisms ``none`` and ``clip``; under differential privacy only the
+    signed receipt with the keyed dataset fingerprint does.
+    """
+    from site_tasks.release import release
+
+    home = SiteHome.find(step.place, context.workspace)
+    record = _record(context, home)
+    prepared = _encoded(context, home, record)
+    enough_rows(prepared, home)
+
+    def make() -> Mapping[str, Part]:
+        if context.params.privacy.mechanism not in {"none", "clip"}:
+            return {}
+        data = (prepared.folder / "statistics.bin").read_bytes()
+        return {"statistics": Statistics(decode_artefact(data, kind="statistics").arrays)}
+
+    return [
+        release(
+            step,
+            context,
+            home,
+            key=step.outputs[0],
+            inputs=[prepared.fingerprint, prepared.digest],
+            make=make,
+            fingerprint=prepared.fingerprint,
+        )
+    ]
+
+
+def prepare_again(context: RunContext, home: SiteHome, record: dict[str, Any] | None) -> Prepared:
+    """Make prepared rows that are gone from the work folder; nothing is released.
+
+    Raises
+    ------
+    DataError
+        ``data.version`` where the dataset is no longer the version that the run began with.
+    """
+    found = _resolve(context, home, record)
+    return _encoded(context, home, found)
+
+
+def enough_rows(prepared: Prepared, home: SiteHome) -> None:
+    """Refuse to release anything about fewer training rows than the site's ``minimum_rows``."""
+    least = home.settings.permissions.minimum_rows
+    if prepared.rows["train"] < least:
+        raise DataError(
+            "data.too-few-rows",
+            f"Fewer than {least} training rows are left, the least that site.toml permits "
+            "(permissions.minimum_rows).",
+            "Add rows, hold out or suppress fewer, or lower permissions.minimum_rows.",
+            site=home.name,
+        )
+
+
+def _resolve(
+    context: RunContext, home: SiteHome, expected: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    from site_tasks.dataset import resolve
+
+    found = resolve(home, home.settings.dataset.revision)
+    if expected is not None and found.fingerprint != expected["fingerprint"]:
+        raise _changed()
+    record = {"fingerprint": found.fingerprint, "path": str(found.path), "stat": _stat(found.path)}
+    path = run_record(context, home)
+    if read_json(path) != record:
+        write_json(path, record)
+    return record
+
+
+def _record(context: RunContext, home: SiteHome) -> dict[str, Any]:
+    return read_json(run_record(context, home)) or _resolve(context, home)
+
+
+def _stages(context: RunContext, record: Mapping[str, Any]) -> Stages:
+    return Stages.of(record["fingerprint"], context.contract, context.params)
+
+
+def _validated(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> dict[str, Any]:
+    folder = home.work / "validated" / _stages(context, record).validated
+    report = read_json(folder / "report.json")
+    if report is None:
+        from site_tasks.validate import validate_table
+
+        # Public settings that no data can mend are refused before the data is read.
+        feature_space(context.contract, context.params.anonymisation, context.params.model.kind)
+        report = validate_table(_dataset(record), context.contract)
+        _unchanged(record)
+        with write_folder(folder) as part:
+            write_json(part / "report.json", report)
+    return report
+
+
+def _anonymised(
+    context: RunContext, home: SiteHome, record: Mapping[str, Any]
+) -> tuple[dict[str, Any], Path]:
+    """Report, and the table: the dataset itself where nothing has to change."""
+    folder = home.work / "anonymised" / _stages(context, record).anonymised
+    table = folder / "table.parquet"
+    report = read_json(folder / "report.json")
+    if report is None:
+        from site_tasks.anonymise.generalise import Report, anonymise, needed, stability
+
+        rows = _validated(context, home, record)["rows"]
+        settings = context.params.anonymisation
+        with write_folder(folder) as part:
+            if needed(context.contract, settings):
+                made = anonymise(
+                    _dataset(record), part / table.name, context.contract, settings, home.secret()
+                )
+            else:
+                made = Report(rows, 0, stability(settings))
+            _unchanged(record)
+            report = made.to_dict()
+            write_json(part / "report.json", report)
+    return report, table if table.exists() else _dataset(record)
+
+
+def _encoded(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> Prepared:
+    digest = _stages(context, record).encoded
+    found = find_prepared(context, home, digest)
+    if found is not None:
+        return found
+    from site_tasks.encode import encode_table
+
+    report, table = _anonymised(context, home, record)
+    with write_folder(home.work / "encoded" / digest) as part:
+        rows = encode_table(table, report["rows"], part, context.contract, context.params)
+        _unchanged(record)
+        prepared = Prepared(
+            feature_space(
+                context.contract, context.params.anonymisation, context.params.model.kind
+            ),
+            rows,
+            record["fingerprint"],
+            digest,
+            report["stability"],
+            part,
+        )
+        _finish(prepared, context.contract, context.params)
+    made = find_prepared(context, home, digest)
+    assert made is not None
+    return made
+
+
+def _finish(prepared: Prepared, contract: Contract, params: Params) -> None:
+    """Check the parts, sum the training rows, and mark the folder complete."""
+    from site_tasks.statistics import sums
+    from site_tasks.validate import one_class
+
+    for part, count in prepared.rows.items():
+        if count == 0:
+            raise DataError(
+                "data.too-few-rows",
+                f"The dataset has no rows for part {part}.",
+                "Add rows, or change the split column or data.holdout.fraction.",
+            )
+    arrays = sums(prepared.blocks("train"), prepared.features, contract)
+    if contract.classes and (arrays["class_counts"] > 0).sum() < 2:
+        raise one_class(contract, "the training rows")
+    artefact = encode_artefact(Artefact("statistics", {}, arrays))
+    (prepared.folder / "statistics.bin").write_bytes(artefact)
+    values = {
+        "rows": prepared.rows,
+        "fingerprint": prepared.fingerprint,
+        "stability": prepared.stability,
+    }
+    write_json(prepared.folder / "prepared.json", values)
+
+
+def _dataset(record: Mapping[str, Any]) -> Path:
+    _unchanged(record)
+    return Path(record["path"])
+
+
+def _unchanged(record: Mapping[str, Any]) -> None:
+    """The bytes that are read must be those whose version was resolved."""
+    path = Path(record["path"])
+    if not path.exists():
+        raise DataError(
+            "data.missing",
+            f"The dataset {path.name} does not exist.",
+            "Add one with `folkmoot site add`, or fetch the recorded version with `dvc pull`.",
+        )
+    if _stat(path) != record["stat"]:
+        raise _changed()
+
+
+def _stat(path: Path) -> list[int]:
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _changed() -> DataError:
+    return DataError(
+        "data.version",
+        "The dataset changed after this run had resolved its version.",
+        "Restore the version with `dvc checkout`, or start a new run on the new version.",
+    )

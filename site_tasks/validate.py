@@ -1,0 +1,197 @@
+"""Hold a dataset to the data contract, chunk by chunk, without ever naming a value.
+
+The file's schema is compared first (columns and types, from its footer), then pandera checks every
+chunk and the broken rules are counted over the whole file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from folkmoot.contract import Column, Contract
+from folkmoot.errors import DataError
+from folkmoot.features import encode_label, generalise_categories, is_categorical
+from site_tasks.table import chunks, schema_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
+
+__all__ = ["pandera_schema", "validate_table"]
+
+
+def validate_table(path: Path, contract: Contract) -> dict[str, int]:
+    """Check a Parquet file against a contract; O(rows · columns), memory O(chunk).
+
+    Parameters
+    ----------
+    path : Path
+        The dataset.
+    contract : Contract
+        What it must hold.
+
+    Returns
+    -------
+    dict
+        ``rows`` of the file.
+
+    Raises
+    ------
+    DataError
+        ``data.missing``, ``data.unreadable``; ``data.column`` for missing, unknown and mistyped
+        columns; ``data.contract`` for broken rules, each with its column and number of rows;
+        ``data.one-class`` where all labels are of one class.
+    """
+    import pandera.pandas as pa
+
+    _check_columns(path, contract)
+    schema = pandera_schema(contract)
+    broken: Counter[tuple[str, str]] = Counter()
+    classes = np.zeros(len(contract.classes), np.int64)
+    rows = 0
+    for frame in chunks(path):
+        rows += len(frame)
+        try:
+            schema.validate(frame, lazy=True)
+        except pa.errors.SchemaErrors as errors:
+            for error in errors.schema_errors:
+                broken[_rule(error)] += len(error.failure_cases)
+        if contract.classes and not broken:
+            classes += np.bincount(
+                encode_label(frame[contract.label.name], contract), minlength=len(classes)
+            )
+    if rows == 0:
+        raise DataError(
+            "data.missing", "The dataset has no rows.", "Add a dataset with rows to the site."
+        )
+    if broken:
+        faults = "; ".join(
+            f"column {column}: {rule} in {count} rows"
+            for (column, rule), count in sorted(broken.items())
+        )
+        raise DataError(
+            "data.contract",
+            f"Of {rows} rows some break contract {contract.name}: {faults}.",
+            "Mend or remove these rows and add the dataset again, or change the contract for "
+            "every site.",
+        )
+    if contract.classes and np.count_nonzero(classes) < 2:
+        raise one_class(contract, "the dataset")
+    return {"rows": rows}
+
+
+def one_class(contract: Contract, where: str) -> DataError:
+    """Error for labels of one class only."""
+    return DataError(
+        "data.one-class",
+        f"All labels ({contract.label.name}) in {where} are of one class.",
+        "Add rows of another class, or leave this site out of the federation.",
+    )
+
+
+def pandera_schema(contract: Contract) -> pa.DataFrameSchema:
+    """Rules of a contract as a pandera schema: strict, one named check per rule."""
+    import pandera.pandas as pa
+
+    columns = {c.name: pa.Column(None, nullable=_nullable(c), checks=_checks(c)) for c in contract.columns}
+    return pa.DataFrameSchema(columns, strict=True, name=contract.name)
+
+
+def _nullable(column: Column) -> bool:
+    return column.missing and column.role not in {"label", "split", "weight"}
+
+
+def _checks(column: Column) -> list[Any]:
+    import pandera.pandas as pa
+
+    if column.role == "direct_identifier":
+        return []  # never read beyond its type: it is dropped or pseudonymised
+    if column.role == "split":
+        return [pa.Check.isin(["train", "test"], name="neither train nor test")]
+    if is_categorical(column):
+
+        def known(series: pd.Series[Any]) -> pd.Series[Any]:
+            import pandas as pd
+
+            codes, _ = generalise_categories(series, column, 0)
+            return pd.Series(codes != -2, index=series.index)
+
+        return [pa.Check(known, name="outside the public categories")]
+    checks = []
+    if column.type == "integer":
+        checks.append(pa.Check(lambda s: ~(s % 1 > 0), name="not a whole number"))
+    if column.bounds is not None:
+        checks.append(
+            pa.Check.in_range(*column.bounds, name=f"outside the public bounds {_span(column)}")
+        )
+    if column.role == "weight":
+        most = float(np.finfo(np.float64).max)
+        checks.append(pa.Check.in_range(0, most, name="negative or not finite"))
+    return checks
+
+
+def _span(column: Column) -> str:
+    assert column.bounds is not None
+    return "[{:g}, {:g}]".format(*column.bounds)
+
+
+def _rule(error: pa.errors.SchemaError) -> tuple[str, str]:
+    name = str(error.schema.name)
+    if error.reason_code is not None and error.reason_code.name == "SERIES_CONTAINS_NULLS":
+        return name, "missing"
+    return name, str(getattr(error.check, "name", None) or "another rule broken")
+
+
+def _check_columns(path: Path, contract: Contract) -> None:
+    """Compare names and types with the file's footer; reads no row."""
+    schema = schema_of(path)
+    wanted = {column.name: column for column in contract.columns}
+    faults = []
+    for name in schema.names:
+        if name not in wanted:
+            near = difflib.get_close_matches(name, [n for n in wanted if n not in schema.names], 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            faults.append(f"column {name} is not in the contract{hint}")
+        elif schema.names.count(name) > 1:
+            faults.append(f"column {name} stands twice")
+    for name, column in wanted.items():
+        if name not in schema.names:
+            faults.append(f"column {name} is missing")
+        elif schema.names.count(name) == 1 and not _fits(schema.field(name).type, column):
+            faults.append(
+                f"column {name} is of type {schema.field(name).type}, the contract says "
+                f"{column.type}"
+            )
+    if faults:
+        raise DataError(
+            "data.column",
+            f"The dataset does not have the columns of contract {contract.name}: "
+            + "; ".join(dict.fromkeys(faults))
+            + ".",
+            "Rename, convert, add or remove these columns, and add the dataset again.",
+        )
+
+
+def _fits(found: Any, column: Column) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_null(found):
+        return _nullable(column)
+    text = types.is_string(found) or types.is_large_string(found) or types.is_string_view(found)
+    number = types.is_integer(found) or types.is_floating(found)
+    if column.role == "split":
+        return text
+    if is_categorical(column):
+        return text or number or types.is_boolean(found)
+    if column.type in {"number", "integer"}:
+        return number
+    if column.type == "date":
+        return text or types.is_date(found) or types.is_timestamp(found)
+    return text
