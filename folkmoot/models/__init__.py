@@ -1,0 +1,1 @@
+"""Global models as the libraries' own models: scikit-learn estimators, XGBoost boosters."""

@@ -1,0 +1,46 @@
+"""SCAFFOLD (Karimireddy et al. 2020, arXiv 1910.06378): control variates against client drift.
+
+With ``p`` a site's share of the weight of all member sites and S those that took part::
+
+    w = w + server_learning_rate · weighted mean over S of delta
+    c = c + sum over S of p · change of the site's control variate
+
+which for uniform weights is the paper's ``c + |S|/N · mean``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from folkmoot.plan import RunContext
+from folkmoot.updates import ReleasedUpdate
+from folkmoot.wire import Artefact
+from pipelines.coordinator.aggregate import in_order
+from pipelines.coordinator.aggregate.linear import array_of, mean_delta, pack, parameters
+
+__all__ = ["aggregate"]
+
+
+def aggregate(
+    previous: Artefact, updates: Sequence[ReleasedUpdate], context: RunContext, round: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Move model and shared control variate; O(sites · K · d).
+
+    Returns
+    -------
+    arrays, meta : dict, dict
+        The next model's arrays with ``state.control`` (K, d + 1); ``change``, and ``weights``
+        with those of sites that were not there when the run began.
+    """
+    ordered = in_order(updates)
+    before = parameters(previous)
+    weights = {u.site: u.parts["update"].weight for u in ordered} | dict(previous.meta["weights"])
+    total = sum(weights[site] for site in sorted(weights))
+    control = previous.arrays["state.control"].copy()
+    for update in ordered:
+        share = weights[update.site] / total
+        control += share * array_of(update, "update", "control", before.shape)
+    rate = context.params.model.linear.server_learning_rate
+    after = before + rate * mean_delta(ordered, before.shape)
+    return pack(previous, after, {"control": control}, {"weights": weights})

@@ -1,0 +1,135 @@
+"""Evaluate a global model on a site's held-out rows: counts leave, scores never do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot import metrics
+from folkmoot.errors import ProtocolError
+from folkmoot.exchange import ArtifactRef
+from folkmoot.params import Params
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.updates import Statistics
+from folkmoot.wire import Artefact, decode, digest
+from site_tasks.home import SiteHome
+from site_tasks.prepared import Prepared, load_prepared
+from site_tasks.release import release
+
+__all__ = ["counts_of", "due", "evaluate", "load_model", "parameters"]
+
+
+def evaluate(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Count how the model in ``step.inputs[0]`` does on the site's held-out rows, and release it.
+
+    Returns
+    -------
+    list of ArtifactRef
+        ``final/evaluation-<site>`` with the part ``evaluation``.
+
+    Raises
+    ------
+    ProtocolError
+        Where the model is missing, damaged or of another run or feature space.
+    """
+    home = SiteHome.find(step.place, context.workspace)
+    prepared = load_prepared(context, home)
+    model, model_digest = load_model(context, step.inputs[0], prepared)
+    ref = release(
+        step,
+        context,
+        home,
+        key=keys.evaluation(step.place),
+        inputs=[model_digest, prepared.digest],
+        make=lambda: {"evaluation": counts_of(model, prepared, context, home)},
+        fingerprint=prepared.fingerprint,
+    )
+    return [ref]
+
+
+def counts_of(
+    model: Artefact,
+    prepared: Prepared,
+    context: RunContext,
+    home: SiteHome,
+    part: Literal["train", "test"] = "test",
+) -> Statistics:
+    """Counts of :mod:`folkmoot.metrics` for a model on a part of a site's rows.
+
+    Parameters
+    ----------
+    model : Artefact
+        Linear or tree model.
+    prepared : Prepared
+        The site's rows, for the model's kind.
+    context, home
+        Run and site.
+    part : {"test", "train"}
+        Rows to count.
+
+    Returns
+    -------
+    Statistics
+        Exact counts: no epsilon covers them.  O(n · d · K) in chunks for linear models.
+    """
+    task = context.contract.task
+    classes = len(context.contract.classes)
+    origin = 0.0
+    if context.contract.label.bounds is not None:
+        origin = sum(context.contract.label.bounds) / 2
+    if model.meta["kind"] == "trees":
+        from site_tasks.train_trees import scores
+
+        found = scores(model, prepared, part, context, home)
+        y = prepared.labels(part)
+        return Statistics(metrics.count(task, y, found, classes, origin=origin))
+    from site_tasks.linear_loss import predict
+    from site_tasks.scaled import scaled_rows
+
+    w = parameters(model)
+    counts = [
+        metrics.count(task, y, predict(task, w, x), classes, origin=origin)
+        for x, y, _ in scaled_rows(prepared, part, model, context, home.name).chunks()
+    ]
+    if not counts:  # a site may have training rows only
+        counts = [metrics.count(task, [], np.zeros((0, max(1, classes))), classes, origin=origin)]
+    return Statistics(metrics.combine(counts))
+
+
+def due(params: Params, round: int) -> bool:
+    """Whether the model that comes into ``round`` is evaluated there (never the initial one)."""
+    every = params.aggregation.evaluate_every
+    return every > 0 and round > 1 and (round - 1) % every == 0
+
+
+def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artefact, str]:
+    """Global model of the run and its digest; checked against run and feature space.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.missing``, or ``protocol.mismatch`` for another run, round or feature space.
+    """
+    data = context.store.get(context.key(key))
+    model = decode(data, kind="model")
+    meta = model.meta
+    if (meta.get("federation"), meta.get("run")) != (context.federation, context.run):
+        raise ProtocolError(
+            "protocol.mismatch",
+            f"{key} is the model of another run than {context.run}.",
+            "Find out who published it; the site did not train on it.",
+        )
+    if tuple(meta.get("features", ())) != prepared.features.names:
+        raise ProtocolError(
+            "protocol.mismatch",
+            f"{key} has other features than the site's prepared rows.",
+            "Check that coordinator and site run the same version of folkmoot.",
+        )
+    return model, digest(data)
+
+
+def parameters(model: Artefact) -> NDArray[np.float64]:
+    """Coefficients and intercept of a linear model as one matrix, shape (K, d + 1)."""
+    return np.column_stack([model.arrays["coef"], model.arrays["intercept"]])
