@@ -63,7 +63,9 @@ def fingerprint(home: SiteHome, md5: str) -> str:
     return hmac.new(home.secret(), b"dataset" + md5.encode(), hashlib.sha256).hexdigest()
 
 
-def add(home: SiteHome, data: pd.DataFrame | Path | str, message: str) -> DatasetVersion:
+def add(
+    home: SiteHome, data: pd.DataFrame | Path | str, message: str, *, move: bool = False
+) -> DatasetVersion:
     """Make ``data`` the site's dataset: ``dvc add``, ``dvc push``, ``git commit``.
 
     Rows that are already the dataset make no new version.
@@ -76,6 +78,8 @@ def add(home: SiteHome, data: pd.DataFrame | Path | str, message: str) -> Datase
         Rows, or a Parquet file of them.
     message : str
         Subject of the commit in the site's repository.
+    move : bool
+        Whether a file may be moved rather than copied.
 
     Returns
     -------
@@ -94,7 +98,7 @@ def add(home: SiteHome, data: pd.DataFrame | Path | str, message: str) -> Datase
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:
-        _write(data, part, home.name)
+        _write(data, part, home.name, move)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -197,7 +201,9 @@ def init_repository(root: Path, remote: str) -> None:
             url = remote
             if "://" not in remote and not os.path.isabs(remote):
                 # Stays relative in the file, so that a workspace can be moved.
-                url = RelPath(os.path.normpath(root / remote))
+                folder = Path(os.path.normpath(root / remote))
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                url = RelPath(folder)
             with repo.config.edit("repo", validate=False) as config:
                 config["core"] = {
                     "analytics": False,
@@ -400,7 +406,7 @@ def _remember(home: SiteHome, path: Path, md5: str) -> None:
     os.replace(part, home.work / "verified.json")
 
 
-def _write(data: pd.DataFrame | Path | str, path: Path, site: str) -> None:
+def _write(data: pd.DataFrame | Path | str, path: Path, site: str, move: bool) -> None:
     """Write rows as Parquet; a file of no rows or of another format is refused."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -421,7 +427,7 @@ def _write(data: pd.DataFrame | Path | str, path: Path, site: str) -> None:
                 site=site,
             ) from None
         if rows:
-            shutil.copyfile(source, path)
+            (shutil.move if move else shutil.copyfile)(source, path)
     else:
         rows = len(data)
         if rows:
