@@ -1,0 +1,1 @@
+"""Privacy events, accounting, the site's ledger, and the receipts of releases."""

@@ -1,0 +1,210 @@
+"""Privacy events: what one release cost, as frozen values that travel as JSON.
+
+The names and formulas are those of ``dp_accounting``.  A noise multiplier is always the standard
+deviation (or scale) of the noise over the sensitivity *under the event's own relation*: an event
+that says ``replace-one`` was calibrated to what replacing one record can change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from folkmoot.errors import PrivacyError
+
+__all__ = ["Event", "Exact", "Gaussian", "Laplace", "PoissonSampled", "PureDP", "from_dict"]
+
+Unit = Literal["record"]
+Relation = Literal["replace-one", "add-or-remove"]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Released without noise: nothing bounds what it tells, and no budget is charged.
+
+    Parameters
+    ----------
+    clip_norm : float, optional
+        L2 norm the part was clipped to; clipping alone gives no guarantee.
+    """
+
+    name: ClassVar[str] = "exact"
+    charged: ClassVar[bool] = False
+
+    clip_norm: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return _named(self)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Gaussian mechanism (Dwork & Roth 2014, A; analytic form: Balle & Wang 2018).
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        Standard deviation of the noise over ``sensitivity``.
+    sensitivity : float
+        Largest L2 distance between the outputs of two neighbouring datasets.
+    unit, relation : str
+        What two neighbouring datasets differ in, and how.
+    """
+
+    name: ClassVar[str] = "gaussian"
+    charged: ClassVar[bool] = True
+
+    noise_multiplier: float
+    sensitivity: float = 1.0
+    unit: Unit = "record"
+    relation: Relation = "replace-one"
+
+    def __post_init__(self) -> None:
+        _positive(noise_multiplier=self.noise_multiplier, sensitivity=self.sensitivity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return _named(self)
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace mechanism (Dwork et al. 2006); epsilon is ``1 / noise_multiplier``.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        Scale of the noise over ``sensitivity``.
+    sensitivity : float
+        Largest L1 distance between the outputs of two neighbouring datasets.
+    unit, relation : str
+        What two neighbouring datasets differ in, and how.
+    """
+
+    name: ClassVar[str] = "laplace"
+    charged: ClassVar[bool] = True
+
+    noise_multiplier: float
+    sensitivity: float = 1.0
+    unit: Unit = "record"
+    relation: Relation = "replace-one"
+
+    def __post_init__(self) -> None:
+        _positive(noise_multiplier=self.noise_multiplier, sensitivity=self.sensitivity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return _named(self)
+
+
+@dataclass(frozen=True)
+class PureDP:
+    """Any mechanism that is epsilon-DP, such as diffprivlib's estimators.
+
+    Parameters
+    ----------
+    epsilon : float
+        Its epsilon.
+    mechanism : str
+        Where the guarantee comes from, for people.
+    unit, relation : str
+        What two neighbouring datasets differ in, and how.
+    """
+
+    name: ClassVar[str] = "pure-dp"
+    charged: ClassVar[bool] = True
+
+    epsilon: float
+    mechanism: str = "diffprivlib"
+    unit: Unit = "record"
+    relation: Relation = "replace-one"
+
+    def __post_init__(self) -> None:
+        _positive(epsilon=self.epsilon)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return _named(self)
+
+
+@dataclass(frozen=True)
+class PoissonSampled:
+    """A Gaussian event on rows that were each drawn with the same probability, independently.
+
+    Parameters
+    ----------
+    sampling_probability : float
+        In (0, 1].
+    event : Gaussian
+        What was done to the drawn rows.
+    """
+
+    name: ClassVar[str] = "poisson-sampled"
+    charged: ClassVar[bool] = True
+
+    sampling_probability: float
+    event: Gaussian
+
+    def __post_init__(self) -> None:
+        _positive(sampling_probability=self.sampling_probability)
+        if self.sampling_probability > 1:
+            raise _invalid("sampling_probability", "at most 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "event": self.name,
+            "sampling_probability": self.sampling_probability,
+            "of": self.event.to_dict(),
+        }
+
+
+Event = Exact | Gaussian | Laplace | PureDP | PoissonSampled
+_PLAIN: dict[str, type[Exact | Gaussian | Laplace | PureDP]] = {
+    kind.name: kind for kind in (Exact, Gaussian, Laplace, PureDP)
+}
+
+
+def from_dict(values: Mapping[str, Any]) -> Event:
+    """Inverse of ``to_dict``.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.mechanism`` for an event that is unknown, malformed or out of range.
+    """
+    fields = dict(values)
+    try:
+        name = fields.pop("event")
+        if name == PoissonSampled.name:
+            inner = from_dict(fields["of"])
+            if isinstance(inner, Gaussian):
+                return PoissonSampled(fields["sampling_probability"], inner)
+        elif name in _PLAIN:
+            return _PLAIN[name](**fields)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    raise PrivacyError(
+        "privacy.mechanism",
+        "A privacy event is unknown or malformed.",
+        "Check that both sides run the same version of folkmoot.",
+    )
+
+
+def _named(event: Exact | Gaussian | Laplace | PureDP) -> dict[str, Any]:
+    return {"event": event.name, **{k: v for k, v in asdict(event).items() if v is not None}}
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise _invalid(name, "finite and above 0")
+
+
+def _invalid(name: str, rule: str) -> PrivacyError:
+    return PrivacyError(
+        "privacy.mechanism", f"{name} of a privacy event must be {rule}.", f"Mend privacy.{name}."
+    )

@@ -1,0 +1,272 @@
+"""The privatise step: bounds and noise on what a site contributes, as the plan says.
+
+This module is the only door to a ``PrivatisedUpdate``.  What each mechanism promises:
+
+``none``        nothing; every part leaves exactly and its event says so.
+``clip``        the update's L2 norm is bounded (per-site clipping); still no guarantee.
+``gaussian``    the update is clipped to C and gets noise N(0, (z S)²) per number with S = 2 C: any
+                change of one record moves the clipped update by at most 2 C (replace-one).
+``diffprivlib`` the estimator itself was private: :class:`TrainedPrivately` alone is accepted.
+
+Sums and counts (scaling statistics, evaluation on held-out rows) are never noised here: they leave
+exactly, and the receipt names them as not accounted for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.errors import PrivacyError, RoundError
+from folkmoot.params import Privacy
+from folkmoot.privacy.events import Event, Exact, Gaussian, PureDP
+from folkmoot.updates import (
+    PRIVATISED_DOOR,
+    LinearUpdate,
+    Part,
+    PrivatisedUpdate,
+    Statistics,
+    TreeUpdate,
+)
+
+__all__ = ["TrainedPrivately", "charge", "gaussian_noise", "privatise", "seed_of"]
+
+Array = NDArray[np.float64]
+#: Noise and clipped values lie on a grid of this share of the noise's standard deviation.
+_GRID = 2.0**-30
+
+
+@dataclass(frozen=True)
+class TrainedPrivately:
+    """An update of an estimator that is differentially private itself.
+
+    Parameters
+    ----------
+    update : LinearUpdate
+        Weight 1.
+    event : PureDP
+        What training spent, as the estimator's own accountant reported it.
+    """
+
+    update: LinearUpdate
+    event: PureDP
+
+
+def charge(privacy: Privacy) -> tuple[Event, ...]:
+    """What releasing one trained update costs, known before it is computed.
+
+    Returns
+    -------
+    tuple of Event
+        Empty for ``none`` and ``clip``.
+    """
+    if privacy.mechanism == "gaussian":
+        return (Gaussian(privacy.noise_multiplier, 2 * privacy.clip_norm),)
+    if privacy.mechanism == "diffprivlib" and privacy.epsilon is not None:
+        return (PureDP(privacy.epsilon),)
+    return ()
+
+
+def privatise(
+    parts: Mapping[str, Part | TrainedPrivately], privacy: Privacy, *, seed: bytes | None = None
+) -> PrivatisedUpdate:
+    """Clip and noise the parts of a release; O(numbers).
+
+    Parameters
+    ----------
+    parts : mapping of str to part
+        At most one of them is an update, the others are statistics.
+    privacy : Privacy
+        As planned.
+    seed : bytes, optional
+        Of the noise, where ``privacy.seeded`` and the site permits it; else the operating system's
+        entropy is used, anew with every call.
+
+    Returns
+    -------
+    PrivatisedUpdate
+        With one event per part.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.mechanism`` where the mechanism cannot give its guarantee for a part;
+        ``privacy.seeded`` for a seed that does not fit ``privacy.seeded``.
+    RoundError
+        ``round.diverged`` for numbers that are not finite, under ``none`` and ``clip``.
+    """
+    if (seed is not None) != privacy.seeded:
+        raise PrivacyError(
+            "privacy.seeded",
+            "Noise from a seed is drawn where privacy.seeded asks for it, and nowhere else.",
+            "Set privacy.seeded for a study that is marked not private, or leave the seed out.",
+        )
+    if sum(not isinstance(part, Statistics) for part in parts.values()) > 1:
+        raise _unsupported("One release carries one update.", "Release the updates apart.")
+    out: dict[str, Part] = {}
+    events: dict[str, dict[str, Any]] = {}
+    for name, part in parts.items():
+        out[name], event = _part(part, privacy, seed)
+        events[name] = event.to_dict()
+    return PrivatisedUpdate(PRIVATISED_DOOR, out, events)
+
+
+def _part(
+    part: Part | TrainedPrivately, privacy: Privacy, seed: bytes | None
+) -> tuple[Part, Event]:
+    if isinstance(part, Statistics):
+        return _finite(part), Exact()
+    if isinstance(part, TrainedPrivately):
+        if privacy.mechanism != "diffprivlib" or part.event != PureDP(privacy.epsilon or 0.0):
+            raise _unsupported(
+                "Training spent another budget than the plan's.",
+                "Set privacy.mechanism diffprivlib.",
+            )
+        _uniform(part.update)
+        return _finite(part.update), part.event
+    if privacy.mechanism == "none":
+        return _finite(part), Exact()
+    if isinstance(part, TreeUpdate):
+        raise _unsupported(
+            f"Whole trees have no norm to bound: mechanism {privacy.mechanism} does not apply.",
+            "Set privacy.mechanism to none for model.kind trees.",
+        )
+    if privacy.mechanism == "diffprivlib":
+        raise _unsupported(
+            "An update that was not trained with diffprivlib cannot leave under its name.",
+            "Set model.linear.strategy to local_dp.",
+        )
+    if "hessian" in part.arrays:
+        raise _unsupported(
+            f"Mechanism {privacy.mechanism} bounds a site's whole update: a sum of gradients and "
+            "Hessians over rows has no useful bound of that kind.",
+            "Set model.linear.strategy to fedavg, or privacy.mechanism to none.",
+        )
+    if privacy.mechanism == "clip":
+        return _clipped(_finite(part), privacy.clip_norm), Exact(privacy.clip_norm)
+    _uniform(part)
+    return _noised(part, privacy, seed), charge(privacy)[0]
+
+
+def _clipped(part: LinearUpdate, norm: float) -> LinearUpdate:
+    """Scaled so that the L2 norm of all its arrays together is at most ``norm``."""
+    flat = _flat(part)
+    return _like(part, _scaled(flat, norm)) if _norm(flat) > norm else part
+
+
+def _noised(part: LinearUpdate, privacy: Privacy, seed: bytes | None) -> LinearUpdate:
+    """Gaussian mechanism on the clipped update, on a grid.
+
+    Clipped values and noise are rounded to multiples of one power of two, so that their sum is
+    exact and the low bits of a float tell nothing about the value below the noise (Mironov 2012).
+    Clipping leaves room for the rounding: the norm *after* rounding is at most C, for any input;
+    an update that is not finite counts as zero, so that the mechanism is total.
+    """
+    norm = privacy.clip_norm
+    deviation = privacy.noise_multiplier * 2 * norm
+    flat = _flat(part)
+    grid = 2.0 ** math.floor(math.log2(deviation * _GRID))
+    room = norm - grid * math.sqrt(flat.size) / 2
+    if room <= 0:
+        raise _unsupported(
+            "The noise is too large for its grid beside this clip norm and number of parameters.",
+            "Choose a noise_multiplier below a million.",
+        )
+    if not np.isfinite(flat).all():
+        flat = np.zeros_like(flat)
+    flat = np.rint(_scaled(flat, room) / grid)
+    noise = gaussian_noise(flat.size, seed) * (deviation / grid)
+    return _like(part, (flat + np.rint(noise)) * grid)
+
+
+def gaussian_noise(n: int, seed: bytes | None = None) -> Array:
+    """Standard normal numbers by Box & Muller (1958) from the operating system's entropy.
+
+    Every bit comes from ``os.urandom``: there is no generator whose state could be kept, forked or
+    guessed.  With ``seed`` the bits come from SHAKE-256 of it: for tests and studies only.
+
+    Parameters
+    ----------
+    n : int
+        How many; O(n).
+    seed : bytes, optional
+        Makes the numbers reproducible and the release NOT PRIVATE.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+    """
+    half = (n + 1) // 2
+    size = 16 * half
+    data = os.urandom(size) if seed is None else hashlib.shake_256(seed).digest(size)
+    bits = np.frombuffer(data, "<u8") >> np.uint64(11)
+    radius = np.sqrt(-2.0 * np.log((bits[:half] + 1.0) * 2.0**-53))
+    angle = bits[half:] * (2.0 * math.pi * 2.0**-53)
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
+
+
+def seed_of(privacy: Privacy, release_id: str) -> bytes | None:
+    """Seed of one release where the plan is ``seeded``, else None."""
+    if not privacy.seeded:
+        return None
+    return hashlib.sha256(f"folkmoot-seed\0{privacy.seed}\0{release_id}".encode()).digest()
+
+
+def _flat(part: LinearUpdate) -> Array:
+    arrays = [np.asarray(part.arrays[name], np.float64).ravel() for name in sorted(part.arrays)]
+    return np.concatenate(arrays) if arrays else np.zeros(0)
+
+
+def _like(part: LinearUpdate, flat: Array) -> LinearUpdate:
+    arrays: dict[str, Array] = {}
+    start = 0
+    for name in sorted(part.arrays):
+        shape = np.shape(part.arrays[name])
+        size = math.prod(shape)
+        arrays[name] = flat[start : start + size].reshape(shape)
+        start += size
+    return LinearUpdate(arrays, part.weight)
+
+
+def _norm(flat: Array) -> float:
+    """L2 norm, without overflow of the squares."""
+    largest = float(np.abs(flat).max(initial=0.0))
+    return largest * float(np.linalg.norm(flat / largest)) if largest > 0 else 0.0
+
+
+def _scaled(flat: Array, norm: float) -> Array:
+    found = _norm(flat)
+    # The last factor keeps rounding of the product from passing the norm.
+    return flat * (norm / found * (1 - 1e-12)) if found > norm * (1 - 1e-12) else flat
+
+
+def _finite(part: Any) -> Any:
+    if isinstance(part, TreeUpdate):
+        return part
+    for array in part.arrays.values():
+        if np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all():
+            raise RoundError(
+                "round.diverged",
+                "Local training gave numbers that are not finite; nothing was released.",
+                "Lower model.linear.learning_rate, or check data.scaling.",
+            )
+    return part
+
+
+def _uniform(part: LinearUpdate) -> None:
+    if part.weight != 1.0:
+        raise _unsupported(
+            "A private update must have weight 1: a number of rows is not accounted for.",
+            "Set aggregation.weighting to uniform.",
+        )
+
+
+def _unsupported(message: str, remedy: str) -> PrivacyError:
+    return PrivacyError("privacy.mechanism", message, remedy)

@@ -1,0 +1,265 @@
+"""The release door: everything that leaves a site passes here, exactly once, and is written down.
+
+::
+
+    permissions ─▶ known? ──────────── stored bytes ──────────────┐
+                     │ no                                          ▼
+                  reserve ─▶ make ─▶ privatise ─▶ seal ─▶ persist ─▶ commit ─▶ publish
+
+Killed at any point and started again, the site publishes the same bytes and is charged once.  The
+exception: a reservation whose noise was not persisted counts as spent, and the retry reserves
+again under the next attempt, for nobody can tell whether that noise was seen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from folkmoot.errors import PrivacyError, ProtocolError
+from folkmoot.identity import verify
+from folkmoot.plan import keys
+from folkmoot.privacy.ledger import Ledger, State, Subject
+from folkmoot.privacy.release import receipt, release_id
+from folkmoot.wire import decode, digest
+from site_tasks import permissions
+from site_tasks.privatise import TrainedPrivately, charge, privatise, seed_of
+from site_tasks.seal import seal
+
+if TYPE_CHECKING:
+    from folkmoot.exchange import ArtifactRef
+    from folkmoot.plan import RunContext, Step
+    from folkmoot.updates import Part
+    from site_tasks.home import SiteHome
+
+__all__ = ["check_releases", "open_ledger", "release"]
+
+Make = Callable[[], Mapping[str, "Part | TrainedPrivately"]]
+
+
+def release(
+    step: Step,
+    context: RunContext,
+    home: SiteHome,
+    *,
+    key: str,
+    inputs: Sequence[str],
+    make: Make,
+    fingerprint: str,
+    meta: Mapping[str, Any] | None = None,
+) -> ArtifactRef:
+    """Release what ``make`` computes, or what it computed before.
+
+    Parameters
+    ----------
+    step : Step
+        The step that releases.
+    context : RunContext
+        Its run.
+    home : SiteHome
+        The site.
+    key : str
+        Key of the exchange store, relative to the run.
+    inputs : sequence of str
+        Digests of everything the release is computed from: incoming model, prepared rows.
+    make : callable
+        Computes the raw parts.  Called only where no stored bytes are found.
+    fingerprint : str
+        Keyed fingerprint of the dataset version.
+    meta : mapping, optional
+        More JSON values for the header, free of data; they are published.
+
+    Returns
+    -------
+    ArtifactRef
+        What is published under ``key``.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.not-permitted``, ``privacy.seeded``, ``privacy.ceiling`` or ``privacy.mechanism``
+        before anything is drawn; ``privacy.ledger`` where the ledger does not hold.
+    ProtocolError
+        ``protocol.conflict`` where other bytes were published under ``key`` before.
+
+    Notes
+    -----
+    Privacy cost: that of ``privatise.charge`` for a trained update (``key`` is ``keys.update``)
+    and none for the rest, which leaves exactly.  Time: one fsync for a release without a cost,
+    four for one with noise.
+    """
+    permissions.check(context, home)
+    privacy = context.params.privacy
+    identity = release_id(
+        federation=context.federation,
+        run=context.run,
+        round=step.round,
+        site=home.name,
+        step=step.name,
+        inputs=inputs,
+        params=context.params,
+    )
+    subject = Subject(identity, context.federation, context.run, step.round, step.name, fingerprint)
+    costs = charge(privacy) if key == keys.update(step.round, home.name) else ()
+    ledger = open_ledger(home, context.cache)
+    path = home.releases / identity
+    with _alone(home, identity):
+        state = ledger.find(identity)
+        data = _stored(path, home, identity, state)
+        if data is None:
+            attempt = 0
+            if costs:
+                limit = permissions.ceiling(context, home)
+                attempt = ledger.reserve(subject, costs, ceiling=limit)
+            update = privatise(make(), privacy, seed=seed_of(privacy, identity))
+            charged = [e.to_dict() for e in costs]
+            if [e for e in update.events.values() if e["event"] != "exact"] != charged:
+                raise PrivacyError(
+                    "privacy.order",
+                    f"Step {step.name} made parts of another cost than was charged.",
+                    "A trained update leaves under its round's update key alone.",
+                    site=home.name,
+                )
+            paper = receipt(identity, privacy, update.events, permissions.delta(context, home))
+            bound = {
+                "federation": context.federation,
+                "run": context.run,
+                "round": step.round,
+                "site": home.name,
+                "step": step.name,
+                "release_id": identity,
+                "dataset": fingerprint,
+                "receipt": paper,
+            }
+            data = seal({**(meta or {}), **bound}, update, home.key())
+            _persist(path, data, durable=bool(costs))
+            ledger.commit(subject, digest(data), attempt=attempt, receipt=paper)
+        elif state.artefact is None:
+            paper = _header(data, home)["receipt"]
+            ledger.commit(subject, digest(data), attempt=state.attempts, receipt=paper)
+    return context.store.put(context.key(key), data)
+
+
+def open_ledger(home: SiteHome, cache: dict[Any, Any] | None = None) -> Ledger:
+    """The site's ledger, made where the site has never released anything.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.ledger`` where releases are stored and their ledger is gone.
+    """
+    cache = {} if cache is None else cache
+    name = ("ledger", str(home.ledger_path))
+    if name not in cache:
+        if not home.ledger_path.exists() and any(_stored_releases(home.releases)):
+            raise PrivacyError(
+                "privacy.ledger",
+                f"Site {home.name} has released before, and its privacy ledger is gone.",
+                "Restore private/ledger.sqlite from the site's backup.",
+                site=home.name,
+            )
+        cache[name] = Ledger(home.ledger_path, home.name)
+    ledger: Ledger = cache[name]
+    return ledger
+
+
+def check_releases(home: SiteHome, ledger: Ledger) -> int:
+    """Hold every stored release against the ledger; O(bytes stored).
+
+    Returns
+    -------
+    int
+        Number of stored releases.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.ledger`` for a release with a cost that the ledger has no reservation of (an
+        older copy was put in its place), and for one whose bytes are not those committed.
+    """
+    paths = sorted(_stored_releases(home.releases))
+    for path in paths:
+        state, data = ledger.find(path.name), path.read_bytes()
+        if state.artefact not in (None, digest(data)):
+            what = "was changed after its commit"
+        elif state.attempts == 0 and state.artefact is None and _charged(data, home):
+            what = "has a cost that the ledger does not hold: the ledger was rewound"
+        else:
+            continue
+        raise PrivacyError(
+            "privacy.ledger",
+            f"Stored release {path.name[:12]} of site {home.name} {what}.",
+            "Restore private/ from the newest backup.",
+            site=home.name,
+        )
+    return len(paths)
+
+
+def _charged(data: bytes, home: SiteHome) -> bool:
+    try:
+        events = _header(data, home)["receipt"]["events"].values()
+    except ProtocolError:
+        return True
+    return any(event["event"] != "exact" for event in events)
+
+
+def _stored_releases(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def _stored(path: Path, home: SiteHome, identity: str, state: State) -> bytes | None:
+    """Bytes of an earlier attempt, where they are whole and the site's own; else None."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if state.artefact is not None:
+        return data if digest(data) == state.artefact else None
+    try:
+        return data if _header(data, home)["release_id"] == identity else None
+    except ProtocolError:
+        return None  # torn by a crash of the machine before its commit
+
+
+def _header(data: bytes, home: SiteHome) -> Mapping[str, Any]:
+    """Header of stored bytes that bear the site's own signature."""
+    body = verify(data, home.key().public_key(), what="A stored release")
+    return decode(body, kind="update").meta
+
+
+def _persist(path: Path, data: bytes, *, durable: bool) -> None:
+    """Write whole or not at all; ``durable`` survives a power cut as well.
+
+    Bytes without noise can be computed again to the same digest, so only noise is worth an fsync.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "wb", opener=_private) as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(part, path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+@contextmanager
+def _alone(home: SiteHome, identity: str) -> Iterator[None]:
+    """One process at a time per release: a second one waits, then finds the stored bytes."""
+    home.releases.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(home.releases / f".lock-{identity[:2]}", "w", opener=_private) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
