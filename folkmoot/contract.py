@@ -7,6 +7,7 @@ that clipping, encoding and generalisation by them cost no privacy budget.
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -67,6 +68,9 @@ class Column(Section):
             raise ValueError("text and date columns cannot reach training: drop or convert them")
         if trained and numeric and self.bounds is None:
             raise ValueError("a number that reaches training needs public bounds")
+        widths = self.hierarchy.widths if self.hierarchy is not None else []
+        if any(b < a or abs(b / a - round(b / a)) > 1e-9 for a, b in pairwise(widths)):
+            raise ValueError("each width of a hierarchy must be a multiple of the one before")
         return self
 
 

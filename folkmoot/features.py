@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from folkmoot.contract import Column, Contract
+from folkmoot.contract import Column, Contract, Hierarchy
 from folkmoot.errors import ConfigError, DataError
 from folkmoot.params import Anonymisation
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FeatureSpace",
+    "bounds_of",
     "categories_at",
     "check_levels",
     "encode_frame",
@@ -81,6 +82,17 @@ class FeatureSpace:
 def is_categorical(column: Column) -> bool:
     """Whether a column's values are public categories rather than numbers."""
     return column.categories is not None or column.type in {"category", "boolean"}
+
+
+def bounds_of(column: Column) -> tuple[float, float]:
+    """Public bounds of a number that reaches training, or of a numeric label."""
+    if column.bounds is None:
+        raise ConfigError(
+            "config.invalid",
+            f"Column {column.name} has no public bounds.",
+            "Give it bounds in the contract.",
+        )
+    return column.bounds[0], column.bounds[1]
 
 
 def level_of(column: Column, anonymisation: Anonymisation) -> int:
@@ -173,9 +185,8 @@ def generalise_numbers(values: NDArray[Any], column: Column, level: int) -> NDAr
     values = np.asarray(values, np.float64)
     if level == 0:
         return values
-    assert column.hierarchy is not None and column.bounds is not None  # check_levels
-    lower, upper = column.bounds
-    width = column.hierarchy.widths[level - 1]
+    lower, upper = bounds_of(column)
+    width = (column.hierarchy or Hierarchy()).widths[level - 1]
     last = max(int(np.ceil((upper - lower) / width)) - 1, 0)
     index = np.clip(np.floor((values - lower) / width), 0, last)  # NaN stays NaN
     start = lower + index * width
@@ -236,8 +247,7 @@ def feature_space(contract: Contract, anonymisation: Anonymisation, kind: Kind) 
                 kept = "q" if column.type == "boolean" else "c"
                 rows.append((column.name, kept, 0.0, float(max(len(groups) - 1, 1))))
         else:
-            assert column.bounds is not None  # the contract demands them
-            rows.append((column.name, "q", column.bounds[0], column.bounds[1]))
+            rows.append((column.name, "q", *bounds_of(column)))
         if kind == "linear" and column.missing:
             rows.append((column.name + MISSING_SUFFIX, "q", 0.0, 1.0))
     return FeatureSpace(

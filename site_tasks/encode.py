@@ -8,8 +8,7 @@ values: a changed row changes no other row's part.
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,9 +18,6 @@ from folkmoot.errors import DataError
 from folkmoot.features import encode_frame, encode_label, feature_space, generalised
 from folkmoot.params import Anonymisation, Params
 from site_tasks.table import ROW, chunks, schema_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["encode_table", "held_out"]
 
@@ -80,8 +76,10 @@ def encode_table(
             labels = encode_label(frame[contract.label.name], table)
             if test is None:
                 mask = frame[split[0].name].to_numpy() == "test"
+            elif ROW in names:
+                mask = test[frame[ROW].to_numpy()]
             else:
-                mask = test[frame[ROW].to_numpy()] if ROW in names else test[start : start + len(frame)]
+                mask = test[start : start + len(frame)]
             start += len(frame)
             for part, chosen in (("train", ~mask), ("test", mask)):
                 writers[part].append(features[chosen])

@@ -201,7 +201,8 @@ def _encoded(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> 
         )
         _finish(prepared, context.contract, context.params)
     made = find_prepared(context, home, digest)
-    assert made is not None
+    if made is None:
+        raise RuntimeError("prepared rows vanished while they were made")
     return made
 
 

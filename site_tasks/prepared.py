@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -177,6 +177,8 @@ def find_prepared(context: RunContext, home: SiteHome, digest: str) -> Prepared 
         stability=values["stability"],
         folder=folder,
     )
+    with suppress(OSError):
+        os.utime(folder)  # in use: the oldest folders are dropped first
     context.cache["prepared", home.root, digest] = prepared
     return prepared
 

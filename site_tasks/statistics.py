@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
-from folkmoot.features import FeatureSpace
+from folkmoot.features import FeatureSpace, bounds_of
 
 __all__ = ["STABILITY", "sums"]
 
@@ -70,7 +70,7 @@ def sums(
         if contract.classes:
             classes += np.bincount(labels, minlength=len(classes))
         else:
-            lower, upper = contract.label.bounds or (0.0, 0.0)
+            lower, upper = bounds_of(contract.label)
             y = np.clip(labels, lower, upper) - (lower + upper) / 2
             label.append((float(y.sum()), float(np.square(y).sum())))
     out: dict[str, NDArray[Any]] = {

@@ -98,7 +98,10 @@ def pandera_schema(contract: Contract) -> pa.DataFrameSchema:
     """Rules of a contract as a pandera schema: strict, one named check per rule."""
     import pandera.pandas as pa
 
-    columns = {c.name: pa.Column(None, nullable=_nullable(c), checks=_checks(c)) for c in contract.columns}
+    columns = {
+        column.name: pa.Column(None, nullable=_nullable(column), checks=_checks(column))
+        for column in contract.columns
+    }
     return pa.DataFrameSchema(columns, strict=True, name=contract.name)
 
 
@@ -127,17 +130,14 @@ def _checks(column: Column) -> list[Any]:
         checks.append(pa.Check(lambda s: ~(s % 1 > 0), name="not a whole number"))
     if column.bounds is not None:
         checks.append(
-            pa.Check.in_range(*column.bounds, name=f"outside the public bounds {_span(column)}")
+            pa.Check.in_range(
+                *column.bounds, name="outside the public bounds [{:g}, {:g}]".format(*column.bounds)
+            )
         )
     if column.role == "weight":
         most = float(np.finfo(np.float64).max)
         checks.append(pa.Check.in_range(0, most, name="negative or not finite"))
     return checks
-
-
-def _span(column: Column) -> str:
-    assert column.bounds is not None
-    return "[{:g}, {:g}]".format(*column.bounds)
 
 
 def _rule(error: pa.errors.SchemaError) -> tuple[str, str]:
@@ -184,14 +184,18 @@ def _fits(found: Any, column: Column) -> bool:
         found = found.value_type
     if types.is_null(found):
         return _nullable(column)
-    text = types.is_string(found) or types.is_large_string(found) or types.is_string_view(found)
-    number = types.is_integer(found) or types.is_floating(found)
+    kinds = {
+        "text": (types.is_string, types.is_large_string, types.is_string_view),
+        "number": (types.is_integer, types.is_floating),
+        "boolean": (types.is_boolean,),
+        "date": (types.is_date, types.is_timestamp),
+    }
     if column.role == "split":
-        return text
-    if is_categorical(column):
-        return text or number or types.is_boolean(found)
-    if column.type in {"number", "integer"}:
-        return number
-    if column.type == "date":
-        return text or types.is_date(found) or types.is_timestamp(found)
-    return text
+        allowed = ["text"]
+    elif is_categorical(column):
+        allowed = ["text", "number", "boolean"]
+    elif column.type == "date":
+        allowed = ["text", "date"]
+    else:
+        allowed = ["text" if column.type == "text" else "number"]
+    return any(test(found) for kind in allowed for test in kinds[kind])

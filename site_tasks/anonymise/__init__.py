@@ -1,0 +1,1 @@
+"""Anonymisation of a site's table before anything is computed from it."""

@@ -152,18 +152,17 @@ def _rewritten(
         for column in contract.with_role("quasi_identifier"):
             level = level_of(column, anonymisation)
             if level and is_categorical(column):
-                frame[column.name] = pd.Categorical.from_codes(
-                    values[column.name], list(categories_at(column, level))
-                )
+                codes = values[column.name].astype(np.int32)
+                groups = pd.Index(categories_at(column, level), dtype="str")
+                frame[column.name] = pd.Categorical.from_codes(codes, groups)
             elif level:
                 frame[column.name] = values[column.name]
         for name in keys.keys() - dropped.keys():
             frame[name] = pseudonymise(frame[name], keys[name])
         if sizes is not None:
             frame[ROW] = np.arange(start, end)
-            frame = frame[sizes.of(values) >= anonymisation.k]
         start = end
-        yield frame
+        yield frame if sizes is None else frame[sizes.of(values) >= anonymisation.k]
 
 
 def _fields(
