@@ -1,0 +1,234 @@
+"""The global tree model: one XGBoost booster that grows over the rounds.
+
+A model artefact of kind ``trees`` holds the trees in order (round by round, within a round by site
+name, within a site step by step and class by class) as the bytes of one JSON list, so that the
+model after a round starts with the bytes of the model before it.  :func:`to_xgboost` makes a plain
+``xgboost.Booster`` of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.contract import Contract
+from folkmoot.errors import ProtocolError
+from folkmoot.features import feature_space
+from folkmoot.models.tree_format import Tree, TreeSpace, parse_trees
+from folkmoot.params import Params
+from folkmoot.wire import Artefact
+
+if TYPE_CHECKING:
+    import xgboost
+
+__all__ = [
+    "OBJECTIVES",
+    "empty_model",
+    "make_booster",
+    "outputs",
+    "to_scores",
+    "to_xgboost",
+    "tree_bytes",
+    "tree_count",
+]
+
+Array = NDArray[Any]
+
+#: XGBoost's objective per task of the contract.
+OBJECTIVES = {
+    "binary": "binary:logistic",
+    "multiclass": "multi:softprob",
+    "regression": "reg:squarederror",
+}
+#: XGBoost model schema that is written; later versions of the library read it.
+SCHEMA = [3, 2, 0]
+
+
+def empty_model(contract: Contract, params: Params, base_score: Sequence[float]) -> Artefact:
+    """The model of round 0: no trees, the same ``base_score`` at every site.
+
+    Parameters
+    ----------
+    contract, params : Contract, Params
+        The federation's.
+    base_score : sequence of float
+        As XGBoost means it: a probability (binary), one margin per class (multiclass), a value of
+        the label (regression).
+
+    Returns
+    -------
+    Artefact
+        Of kind ``model``; ``meta`` describes the booster, ``arrays["trees"]`` is ``[]``.
+    """
+    features = feature_space(contract, params.anonymisation, "trees")
+    space = TreeSpace.of(contract, params)
+    meta: dict[str, Any] = {
+        "kind": "trees",
+        "strategy": params.model.trees.strategy,
+        "task": contract.task,
+        "classes": list(contract.classes),
+        "features": list(features.names),
+        "feature_types": list(space.types),
+        "levels": list(space.levels),
+        "max_depth": space.max_depth,
+        "objective": OBJECTIVES[contract.task],
+        "num_class": len(contract.classes) if contract.task == "multiclass" else 0,
+        "base_score": [float(str(np.float32(value))) for value in base_score],
+        "trees": 0,
+        "participants": {},
+        "private": False,
+    }
+    return Artefact("model", meta, {"trees": np.frombuffer(b"[]", np.uint8)})
+
+
+def outputs(meta: Mapping[str, Any]) -> int:
+    """Trees per boosting step: classes of a multiclass model, else 1."""
+    return max(int(meta["num_class"]), 1)
+
+
+def tree_bytes(model: Artefact) -> bytes:
+    """JSON list of the model's trees."""
+    return model.arrays["trees"].tobytes()
+
+
+def tree_count(model: Artefact) -> int:
+    """Number of trees."""
+    return int(model.meta["trees"])
+
+
+def to_xgboost(model: Artefact, *, threads: int | None = None) -> xgboost.Booster:
+    """A real XGBoost booster of a global model; O(nodes).
+
+    Parameters
+    ----------
+    model : Artefact
+        Of kind ``model`` and model kind ``trees``.
+    threads : int, optional
+        Threads for prediction; XGBoost's own choice when omitted.
+
+    Returns
+    -------
+    xgboost.Booster
+        With feature names and types.  Categorical features take the position of the category in
+        the contract (``folkmoot.features.encode_frame`` writes it).
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.mismatch`` for a model of another kind, ``protocol.format`` for malformed trees.
+
+    Notes
+    -----
+    Sites do not release how many rows reach a node, so the model has nominal covers: every split
+    counts as sending half of its rows each way.  SHAP contributions by path still sum to the
+    margin, relative to that nominal background; for SHAP against real rows give the explainer
+    background data.  Importance by ``weight`` is exact, ``gain`` and ``cover`` are not available.
+    """
+    if model.meta.get("kind") != "trees":
+        raise ProtocolError(
+            "protocol.mismatch",
+            "The model is not a tree model.",
+            "Use folkmoot.models.linear for linear models.",
+        )
+    space = TreeSpace.from_meta(model.meta)
+    trees = parse_trees(tree_bytes(model), space, count=tree_count(model), what="The global model")
+    return make_booster(model.meta, trees, threads=threads)
+
+
+def make_booster(
+    meta: Mapping[str, Any], trees: Sequence[Tree], *, threads: int | None = None
+) -> xgboost.Booster:
+    """Booster of checked trees under a model's header; O(nodes)."""
+    import xgboost
+
+    text = json.dumps(_document(meta, trees), allow_nan=False)
+    params = {} if threads is None else {"nthread": threads}
+    return xgboost.Booster(params, model_file=bytearray(text, "ascii"))
+
+
+def to_scores(margins: Array, task: str) -> Array:
+    """What metrics are computed of: probabilities (n,) or (n, K), or predictions (n,); O(n · K).
+
+    Parameters
+    ----------
+    margins : ndarray of float32, shape (n,) or (n, K)
+        Sums of leaves and base score.
+    task : {"binary", "multiclass", "regression"}
+        The contract's.
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    margins = margins.astype(np.float64)
+    if task == "binary":
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * margins)))  # logistic, without overflow
+    if task == "multiclass":
+        odds = np.exp(margins - margins.max(axis=1, keepdims=True))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+    return margins
+
+
+def _document(meta: Mapping[str, Any], trees: Sequence[Tree]) -> dict[str, Any]:
+    """XGBoost's JSON model schema."""
+    features, width = len(meta["features"]), outputs(meta)
+    objective: dict[str, Any] = {"name": meta["objective"]}
+    if meta["task"] == "multiclass":
+        objective["softmax_multiclass_param"] = {"num_class": str(meta["num_class"])}
+    else:
+        objective["reg_loss_param"] = {"scale_pos_weight": "1"}
+    model = {
+        "gbtree_model_param": {"num_trees": str(len(trees)), "num_parallel_tree": "1"},
+        "trees": [_tree(tree, index, features) for index, tree in enumerate(trees)],
+        "tree_info": [index % width for index in range(len(trees))],
+        "iteration_indptr": list(range(0, len(trees) + 1, width)),
+        "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
+    }
+    learner = {
+        "feature_names": list(meta["features"]),
+        "feature_types": list(meta["feature_types"]),
+        "attributes": {},
+        "learner_model_param": {
+            "base_score": json.dumps(list(meta["base_score"])),
+            "boost_from_average": "0",
+            "num_class": str(meta["num_class"]),
+            "num_feature": str(features),
+            "num_target": "1",
+        },
+        "gradient_booster": {"name": "gbtree", "model": model},
+        "objective": objective,
+    }
+    return {"version": SCHEMA, "learner": learner}
+
+
+def _tree(tree: Tree, index: int, features: int) -> dict[str, Any]:
+    """A tree of XGBoost's schema: parents and nominal covers are derived, gains are zero."""
+    left, right = tree["left_children"], tree["right_children"]
+    n = len(left)
+    parents, covers = [2147483647] * n, [1.0] * n
+    for node, child in enumerate(left):
+        if child != -1:
+            for end in (child, right[node]):
+                parents[end] = node
+                covers[end] = covers[node] / 2
+    return {
+        **tree,
+        "id": index,
+        "parents": parents,
+        "sum_hessian": covers,
+        "loss_changes": [0.0] * n,
+        "base_weights": [
+            value if child == -1 else 0.0
+            for child, value in zip(left, tree["split_conditions"], strict=True)
+        ],
+        "tree_param": {
+            "num_deleted": "0",
+            "num_feature": str(features),
+            "num_nodes": str(n),
+            "size_leaf_vector": "1",
+        },
+    }

@@ -1,0 +1,197 @@
+"""Margins of a site's own rows under the growing global booster, tree by tree.
+
+XGBoost adds the trees to a row's margin one after the other in float32, so predicting only the
+trees that are new, on top of the margins so far, gives the very bits that predicting all of them
+would: a round costs O(n · new trees), and a site that lost its cache (or a process that never had
+one) ends at the same update.  What is kept is bound to the bytes of the trees it was computed from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.errors import ProtocolError
+from folkmoot.models.tree_format import TreeSpace, parse_trees
+from folkmoot.models.trees import empty_model, make_booster, outputs, tree_bytes
+from folkmoot.plan import RunContext
+from folkmoot.wire import Artefact, decode, encode
+from site_tasks.home import SiteHome
+from site_tasks.prepared import Prepared
+
+__all__ = ["margins", "threads"]
+
+Array = NDArray[Any]
+#: Fewer rows than this are done sooner than another thread is woken.
+ROWS_PER_THREAD = 10_000
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Margins under the trees whose JSON, without the closing bracket, is ``size`` bytes."""
+
+    size: int
+    digest: str
+    values: Array
+
+
+def margins(
+    model: Artefact,
+    prepared: Prepared,
+    part: Literal["train", "test"],
+    context: RunContext,
+    home: SiteHome,
+) -> NDArray[np.float32]:
+    """Margins of a part of a site's rows under the global model; O(n · new trees · depth).
+
+    Parameters
+    ----------
+    model : Artefact
+        Global tree model; checked against the site's own contract and params.
+    prepared : Prepared
+        The site's rows.
+    part : {"train", "test"}
+        Which rows.
+    context, home
+        Run and site; what is computed is kept in ``context.cache`` and in the site's private
+        ``work/margins``.
+
+    Returns
+    -------
+    ndarray of float32, shape (n,) or (n, K) for K classes
+        Read-only.  Stays at the site.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.mismatch`` for a model of another shape than contract and params give,
+        ``protocol.format`` for malformed trees.
+    """
+    meta = _checked_meta(model, context)
+    data = tree_bytes(model)
+    name = (prepared.digest, part)
+    memory = context.cache.setdefault(("margins", home.name), {})
+    base_score = meta["base_score"]
+    file = _file(home, context, part)
+    kept = _matching(memory.get(name), data, base_score)
+    if kept is None:
+        kept = _matching(_read(file, prepared.digest), data, base_score)
+    if kept is not None and kept.size == len(data) - 1:
+        memory[name] = kept
+        return kept.values
+    new = data if kept is None or kept.size == 1 else b"[" + data[kept.size + 1 :]
+    what = f"The global model of round {model.meta.get('round')}"
+    trees = parse_trees(new, TreeSpace.of(context.contract, context.params), count=None, what=what)
+    if len(trees) % outputs(meta):
+        raise _mismatch("a number of trees that is no multiple of the classes")
+    values = _predict(meta, trees, prepared.matrix(part), kept, threads(context, prepared))
+    values.flags.writeable = False
+    kept = _Kept(len(data) - 1, _digest(data, len(data) - 1, base_score), values)
+    memory[name] = kept
+    _write(file, prepared.digest, kept)
+    return values
+
+
+def threads(context: RunContext, prepared: Prepared) -> int:
+    """Threads for XGBoost: what the host set aside, else the cores this process may use.
+
+    A host that runs sites side by side puts ``threads`` into ``context.cache``.  The number
+    changes nothing in what is computed.
+    """
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(limit) if limit.isdigit() and int(limit) else len(os.sched_getaffinity(0))
+    useful = 1 + prepared.rows["train"] // ROWS_PER_THREAD
+    return min(int(context.cache.get("threads", cores)), useful)
+
+
+def _predict(
+    meta: dict[str, Any], trees: list[Any], rows: Array, kept: _Kept | None, n_threads: int
+) -> NDArray[np.float32]:
+    booster = make_booster(meta, trees, threads=n_threads)
+    shape = (len(rows), outputs(meta)) if meta["task"] == "multiclass" else (len(rows),)
+    if not len(rows):
+        return np.zeros(shape, np.float32)
+    base = None if kept is None else kept.values
+    found = booster.inplace_predict(rows, predict_type="margin", base_margin=base)
+    return np.array(found, np.float32).reshape(shape)
+
+
+def _checked_meta(model: Artefact, context: RunContext) -> dict[str, Any]:
+    """The header a model must have here, with the incoming ``base_score``."""
+    try:
+        base_score = [float(value) for value in model.meta["base_score"]]
+    except (KeyError, TypeError, ValueError):
+        raise _mismatch("no base score") from None
+    expected = dict(empty_model(context.contract, context.params, base_score).meta)
+    if not np.isfinite(base_score).all() or len(base_score) != outputs(expected):
+        raise _mismatch("a base score of another shape")
+    if expected["task"] == "binary" and not 0 < base_score[0] < 1:
+        raise _mismatch("a base score that is no probability")
+    for key in ("kind", "task", "features", "feature_types", "levels", "objective", "num_class"):
+        if model.meta.get(key) != expected[key]:
+            raise _mismatch(f"another {key}")
+    if "trees" not in model.arrays:
+        raise _mismatch("no trees")
+    return expected
+
+
+def _mismatch(what: str) -> ProtocolError:
+    return ProtocolError(
+        "protocol.mismatch",
+        f"The global model has {what} than the contract and params of this run give.",
+        "Check that coordinator and site run the same version of folkmoot and one contract.",
+    )
+
+
+def _digest(data: bytes, size: int, base_score: list[float]) -> str:
+    found = hashlib.sha256(json.dumps(base_score).encode())
+    found.update(memoryview(data)[:size])
+    return found.hexdigest()
+
+
+def _matching(kept: _Kept | None, data: bytes, base_score: list[float]) -> _Kept | None:
+    """``kept`` where the model's trees start with the trees it was computed from."""
+    if kept is None or not 1 <= kept.size < len(data):
+        return None
+    if kept.size > 1 and data[kept.size : kept.size + 1] not in (b",", b"]"):
+        return None
+    return kept if _digest(data, kept.size, base_score) == kept.digest else None
+
+
+def _file(home: SiteHome, context: RunContext, part: str) -> Path:
+    return home.work / "margins" / f"{context.federation}-{part}.bin"
+
+
+def _read(path: Path, prepared: str) -> _Kept | None:
+    """What an earlier process kept, or None where there is nothing that fits."""
+    try:
+        artefact = decode(path.read_bytes(), kind="margins")
+        if artefact.meta["prepared"] != prepared:
+            return None
+        meta = artefact.meta
+        return _Kept(int(meta["size"]), str(meta["digest"]), artefact.arrays["margins"])
+    except (OSError, ProtocolError, KeyError):
+        return None
+
+
+def _write(path: Path, prepared: str, kept: _Kept) -> None:
+    meta = {"prepared": prepared, "size": kept.size, "digest": kept.digest}
+    data = encode(Artefact("margins", meta, {"margins": kept.values}))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
