@@ -178,8 +178,8 @@ class Linear(Section):
     """Rows per local step."""
     proximal: NonNegative = 0.1
     """FedProx's mu."""
-    server_learning_rate: Positive = 1.0
-    """Step of the coordinator (FedAdam, FedYogi, FedAdagrad, SCAFFOLD)."""
+    server_learning_rate: Positive | None = None
+    """Step of the coordinator; when null 0.1 for FedAdam, FedYogi and FedAdagrad, 1 for SCAFFOLD."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """First-moment decay of FedAdam and FedYogi."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99

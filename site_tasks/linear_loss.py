@@ -36,14 +36,14 @@ class Sums:
     ----------
     loss : float
     gradient : ndarray of float64, shape (K, d + 1)
-    hessian : ndarray of float64, shape (K, d + 1, K, d + 1), or None
+    hessian : ndarray of float64, shape (K, d + 1, K, d + 1)
     weight : float
         Summed sample weights; rows where there are none.
     """
 
     loss: float
     gradient: Floats
-    hessian: Floats | None
+    hessian: Floats
     weight: float
 
 
@@ -75,11 +75,10 @@ def gradient(task: str, w: Floats, x: Floats, y: NDArray[Any], weights: Floats |
     return _outer(slope, x, w.shape)
 
 
-def sums(task: str, w: Floats, chunks: Iterable[Chunk], *, hessian: bool) -> Sums:
+def sums(task: str, w: Floats, chunks: Iterable[Chunk]) -> Sums:
     """Add up loss, gradient and Hessian over chunks of rows.
 
-    O(n · d · K) without and O(n · d² · K²) with the Hessian, in matrix products; memory is one
-    chunk and the sums.
+    O(n · d² · K²) in matrix products; memory is one chunk and the sums.
 
     Parameters
     ----------
@@ -87,8 +86,6 @@ def sums(task: str, w: Floats, chunks: Iterable[Chunk], *, hessian: bool) -> Sum
     w : ndarray of float64, shape (K, d + 1)
     chunks : iterable of (x, y, weights)
         Scaled rows (n, d), labels (n,) and sample weights (n,) or None.
-    hessian : bool
-        Whether second derivatives are wanted.
 
     Returns
     -------
@@ -96,7 +93,7 @@ def sums(task: str, w: Floats, chunks: Iterable[Chunk], *, hessian: bool) -> Sum
     """
     loss, weight = 0.0, 0.0
     total = np.zeros_like(w)
-    second = np.zeros((*w.shape, *w.shape)) if hessian else None
+    second = np.zeros((*w.shape, *w.shape))
     for x, y, weights in chunks:
         rows, slope, curvature = _slope(task, w, x, y)
         if weights is None:
@@ -107,8 +104,7 @@ def sums(task: str, w: Floats, chunks: Iterable[Chunk], *, hessian: bool) -> Sum
             weight += float(weights.sum())
             slope *= weights if slope.ndim == 1 else weights[:, None]
         total += _outer(slope, x, w.shape)
-        if second is not None:
-            _add_hessian(second, x, curvature, weights)
+        _add_hessian(second, x, curvature, weights)
     return Sums(loss, total, second, weight)
 
 

@@ -79,11 +79,11 @@ def _newton(
 ) -> dict[str, Floats]:
     """Summed loss, gradient and Hessian at the global model; O(n · (K d)²)."""
     w = parameters(model)
-    found = sums(context.contract.task, w, rows.chunks(), hessian=True)
+    found = sums(context.contract.task, w, rows.chunks())
     return {
         "loss": np.array(found.loss),
         "gradient": found.gradient.ravel(),
-        "hessian": np.reshape(found.hessian, (w.size, w.size)),
+        "hessian": found.hessian.reshape(w.size, w.size),
     }
 
 

@@ -26,6 +26,9 @@ from pipelines.coordinator.aggregate.linear import mean_delta, pack, parameters
 
 __all__ = ["aggregate"]
 
+#: Every parameter moves about this far in a round, whatever the size of its change.
+DEFAULT_RATE = 0.1
+
 
 def aggregate(
     previous: Artefact, updates: Sequence[ReleasedUpdate], context: RunContext, round: int
@@ -52,5 +55,6 @@ def aggregate(
             v = v - (1 - settings.beta2) * square * np.sign(v - square)
         else:
             v = settings.beta2 * v + (1 - settings.beta2) * square
-    after = before + settings.server_learning_rate * m / (np.sqrt(v) + settings.tau)
+    rate = settings.server_learning_rate or DEFAULT_RATE
+    after = before + rate * m / (np.sqrt(v) + settings.tau)
     return pack(previous, after, {"m": m, "v": v})

@@ -41,6 +41,6 @@ def aggregate(
     for update in ordered:
         share = weights[update.site] / total
         control += share * array_of(update, "update", "control", before.shape)
-    rate = context.params.model.linear.server_learning_rate
+    rate = context.params.model.linear.server_learning_rate or 1.0
     after = before + rate * mean_delta(ordered, before.shape)
     return pack(previous, after, {"control": control}, {"weights": weights})
