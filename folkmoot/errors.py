@@ -72,6 +72,7 @@ CODES: dict[str, str] = {
     "transient.remote": "A site's DVC remote did not answer.",
     "transient.tracking": "MLflow did not answer; rounds go on and tracking catches up.",
     "transient.locked": "A file or database is locked by another process.",
+    "transient.service": "A local service (Airflow) did not start or stopped answering.",
 }
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Params",
     "Partition",
     "Privacy",
+    "Schedule",
     "Tracking",
     "Trees",
     "load_params",
@@ -299,6 +300,20 @@ class Tracking(Section):
     """Whether the final model is registered."""
 
 
+Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")]
+
+
+class Schedule(Section):
+    """When Airflow starts a training by itself; times are UTC."""
+
+    cron: Cron | None = "0 3 * * 1"
+    """Cron expression of five fields for `federated_linear` and `federated_trees`; never by the clock when null."""
+    on_new_data: bool = True
+    """Whether a new dataset version at any site starts a training too."""
+    refresh_cron: Cron | None = "0 2 * * *"
+    """When `refresh_site_data` looks for new dataset versions at the sites; by hand only when null."""
+
+
 class Params(Section):
     """All of ``params.yaml``."""
 
@@ -316,6 +331,8 @@ class Params(Section):
     """How updates become the global model."""
     tracking: Tracking = Tracking()
     """MLflow."""
+    schedule: Schedule = Schedule()
+    """When Airflow starts a training by itself."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
