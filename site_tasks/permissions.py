@@ -1,6 +1,7 @@
 """What the site's own ``site.toml`` permits; the stricter of site and plan wins.
 
-The site checks this itself before every release, and before anything is charged or drawn.
+The site checks this itself before every release, and before anything is charged or drawn.  Its
+``minimum_rows`` is held by preparation, which knows the rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from folkmoot.plan import RunContext
     from site_tasks.home import SiteHome
 
-__all__ = ["ceiling", "check", "check_rows", "delta"]
+__all__ = ["ceiling", "check", "delta"]
 
 
 def check(context: RunContext, home: SiteHome) -> None:
@@ -51,25 +52,6 @@ def check(context: RunContext, home: SiteHome) -> None:
             "epsilon_ceiling",
             f"bounds epsilon, and nothing bounds it under mechanism {params.privacy.mechanism}",
         )
-
-
-def check_rows(home: SiteHome, rows: int) -> None:
-    """Refuse to train on fewer rows than the site permits.
-
-    Parameters
-    ----------
-    home : SiteHome
-        The site.
-    rows : int
-        Its training rows.
-
-    Raises
-    ------
-    PrivacyError
-        ``privacy.not-permitted``; the number of rows is not named, for the message leaves the site.
-    """
-    if rows < home.settings.permissions.minimum_rows:
-        raise _refusal(home, "minimum_rows", "asks for more training rows than the dataset has")
 
 
 def delta(context: RunContext, home: SiteHome) -> float:

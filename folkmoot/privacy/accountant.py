@@ -146,8 +146,9 @@ def pld_epsilon(counts: Mapping[Event, int], delta: float) -> float:
 
     total = None
     for event, n in counts.items():
+        repeat = n
         if isinstance(event, Gaussian):
-            one = pld.from_gaussian_mechanism(event.noise_multiplier)
+            one, repeat = pld.from_gaussian_mechanism(event.noise_multiplier / math.sqrt(n)), 1
         elif isinstance(event, Laplace):
             one = pld.from_laplace_mechanism(event.noise_multiplier)
         elif isinstance(event, PureDP):
@@ -159,7 +160,7 @@ def pld_epsilon(counts: Mapping[Event, int], delta: float) -> float:
             )
         else:
             return math.inf
-        one = one.self_compose(n) if n > 1 else one
+        one = one.self_compose(repeat) if repeat > 1 else one
         total = one if total is None else total.compose(one)
     return float(total.get_epsilon_for_delta(delta)) if total is not None else 0.0
 

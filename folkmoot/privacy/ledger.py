@@ -100,18 +100,21 @@ class Ledger:
         SQLite file, on a local disk; made where absent.
     site : str
         Site that it must belong to.
+    timeout : float
+        Seconds to wait for another process.
 
     Raises
     ------
     PrivacyError
         ``privacy.ledger`` where the file is another site's, or no ledger.
     TransientError
-        Where it is locked by another process for 30 s, or the disk is full.
+        Where it stays locked by another process, or the disk is full.
     """
 
-    def __init__(self, path: Path, site: str) -> None:
+    def __init__(self, path: Path, site: str, *, timeout: float = 30.0) -> None:
         self.path = Path(path)
         self.site = site
+        self._timeout = timeout
         self._lock = threading.RLock()
         self._pid = 0
         self._inode = 0
@@ -302,7 +305,9 @@ class Ledger:
             return self._connection
         self.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(
+            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+        )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA recursive_triggers = ON")

@@ -7,17 +7,14 @@ second run with the same inputs has the same id, finds the stored bytes and cost
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from folkmoot.errors import ProtocolError
 from folkmoot.params import Params, Privacy
-from folkmoot.privacy.accountant import epsilon
-from folkmoot.privacy.events import Event, from_dict
+from folkmoot.privacy.events import from_dict
 from folkmoot.wire import canonical_json
 
-__all__ = ["receipt", "release_id", "spent"]
+__all__ = ["receipt", "release_id"]
 
 RELATION = "replace-one"
 #: Why exact numbers may stand beside private ones; a privacy officer reads this in the receipt.
@@ -84,8 +81,8 @@ def receipt(
     Returns
     -------
     dict
-        ``private`` is true only where every update part carries a charged event and no noise came
-        from a seed.  ``unaccounted`` names the parts that no epsilon covers.
+        ``private`` is true only under a mechanism with an epsilon and where no noise came from a
+        seed.  ``unaccounted`` names the parts that this epsilon does not cover.
     """
     parsed = {name: from_dict(event) for name, event in events.items()}
     free = sorted(name for name, event in parsed.items() if not event.charged)
@@ -106,60 +103,4 @@ def receipt(
         "private": dp and not privacy.seeded,
         "seeded": dp and privacy.seeded,
         "unaccounted": dict.fromkeys(free, UNACCOUNTED),
-    }
-
-
-def spent(receipts: Iterable[Mapping[str, Any]], *, mechanism: str, delta: float) -> dict[str, Any]:
-    """What one site's releases of a run cost together: the ``privacy`` entry of a round record.
-
-    Parameters
-    ----------
-    receipts : iterable of dict
-        Receipts of the site's releases, each counted once by its ``release_id``.
-    mechanism : str
-        ``privacy.mechanism`` of the plan.
-    delta : float
-        At which epsilon is stated.
-
-    Returns
-    -------
-    dict
-        ``epsilon`` (None where nothing bounds it), ``delta``, ``mechanism``, ``events`` (each with
-        its ``count``), ``method``, ``unit``, ``relation``, ``private``, ``unaccounted``.
-
-    Raises
-    ------
-    ProtocolError
-        ``protocol.format`` for a receipt that is none, or of another mechanism than planned.
-    """
-    by_id: dict[str, Mapping[str, Any]] = {}
-    for entry in receipts:
-        if entry.get("mechanism") != mechanism or not isinstance(entry.get("events"), dict):
-            raise ProtocolError(
-                "protocol.format",
-                "A receipt is malformed, or of another mechanism than the plan's.",
-                "Treat the update as forged, or check that both sides run the same version.",
-            )
-        by_id[str(entry["release_id"])] = entry
-    charged: dict[Event, int] = {}
-    unaccounted: set[str] = set()
-    for entry in by_id.values():
-        for name, values in entry["events"].items():
-            event = from_dict(values)
-            if event.charged:
-                charged[event] = charged.get(event, 0) + 1
-            else:
-                unaccounted.add(str(name))
-    dp = mechanism in {"gaussian", "diffprivlib"}
-    value, method = epsilon(charged, delta) if dp else (math.inf, "unaccounted")
-    return {
-        "epsilon": value if math.isfinite(value) else None,
-        "delta": delta,
-        "mechanism": mechanism,
-        "events": [{**event.to_dict(), "count": count} for event, count in charged.items()],
-        "method": method,
-        "unit": "record",
-        "relation": RELATION if dp else None,
-        "private": dp and all(bool(entry.get("private")) for entry in by_id.values()),
-        "unaccounted": sorted(unaccounted),
     }
