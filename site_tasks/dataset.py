@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
     from site_tasks.home import SiteHome
 
-__all__ = ["DatasetVersion", "add", "fingerprint", "init_repository", "push", "resolve", "status"]
+__all__ = [
+    "DatasetVersion",
+    "add",
+    "fingerprint",
+    "init_repository",
+    "note_version",
+    "push",
+    "resolve",
+    "status",
+]
 
 _ENVIRONMENT = threading.Lock()
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -102,10 +111,16 @@ def add(
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+    return record(home, message)
+
+
+def record(home: SiteHome, message: str) -> DatasetVersion:
+    """Record the file that lies at the dataset's path as it is now; raises as :func:`add`."""
+    target = home.dataset
+    _rows(target, home.name)
     with _repository(home) as repo:
         repo.add(str(target))
-        pointer = _pointer_path(home)
-        git(home.root, "add", "--", str(pointer), str(target.parent / ".gitignore"))
+        git(home.root, "add", "--", str(_pointer_path(home)), str(target.parent / ".gitignore"))
         if git(home.root, "diff", "--cached", "--quiet", check=False) is None:
             git(home.root, "commit", "--quiet", "-m", message)
         _push(home, repo)
@@ -150,10 +165,13 @@ def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
         if not path.exists():
             _fetch(home, md5, path, None)
         _verify(home, path, md5, size)
+        note_version(home)
         pointer = str(_pointer_path(home).relative_to(home.root))
         commit = git(home.root, "log", "-1", "--format=%H", "--", pointer, check=False)
         return DatasetVersion(path, md5, commit or None, fingerprint(home, md5))
-    commit = git(home.root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
+    commit = git(
+        home.root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False
+    )
     if not commit:
         raise DataError(
             "data.version",
@@ -408,31 +426,43 @@ def _remember(home: SiteHome, path: Path, md5: str) -> None:
 
 def _write(data: pd.DataFrame | Path | str, path: Path, site: str, move: bool) -> None:
     """Write rows as Parquet; a file of no rows or of another format is refused."""
+    if isinstance(data, str | Path):
+        source = Path(data)
+        _rows(source, site)
+        if move:
+            shutil.move(source, path)
+        else:
+            shutil.copyfile(source, path)
+    elif len(data) == 0:
+        raise _empty(site)
+    else:
+        data.to_parquet(path, index=False)
+
+
+def _rows(path: Path, site: str) -> int:
+    """Rows of a Parquet file, from its footer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if isinstance(data, str | Path):
-        source = Path(data)
-        try:
-            rows = pq.read_metadata(source).num_rows
-        except FileNotFoundError:
-            raise DataError(
-                "data.missing", f"{source} does not exist.", "Name an existing file.", site=site
-            ) from None
-        except (OSError, pa.ArrowInvalid):
-            raise DataError(
-                "data.unreadable",
-                f"{source} is not a Parquet file.",
-                "Name a Parquet file, or a CSV file with its contract.",
-                site=site,
-            ) from None
-        if rows:
-            (shutil.move if move else shutil.copyfile)(source, path)
-    else:
-        rows = len(data)
-        if rows:
-            data.to_parquet(path, index=False)
-    if not rows:
+    try:
+        rows = int(pq.read_metadata(path).num_rows)
+    except FileNotFoundError:
         raise DataError(
-            "data.missing", "The dataset holds no rows.", "Add a dataset with rows.", site=site
-        )
+            "data.missing", f"{path} does not exist.", "Name an existing file.", site=site
+        ) from None
+    except (OSError, pa.ArrowInvalid):
+        raise DataError(
+            "data.unreadable",
+            f"{path} is not a whole Parquet file.",
+            "Name a Parquet file, or a CSV file with its contract.",
+            site=site,
+        ) from None
+    if rows == 0:
+        raise _empty(site)
+    return rows
+
+
+def _empty(site: str) -> DataError:
+    return DataError(
+        "data.missing", "The dataset holds no rows.", "Add a dataset with rows.", site=site
+    )

@@ -18,10 +18,10 @@ from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step, keys
 from pipelines.coordinator import lock
 from pipelines.coordinator.open_round import load_json, open_run, run_name
 from pipelines.hosts.execute import execute, store_of
-from pipelines.hosts.walk import contract_for, ending, record, roster_for
+from pipelines.hosts.walk import contract_for, ending, ensure_members, record, roster_for
 from pipelines.plans import plan_of
 
-__all__ = ["Progress", "run"]
+__all__ = ["Progress", "Walk", "run"]
 
 
 @dataclass
@@ -33,7 +33,9 @@ class Progress:
 
 
 @dataclass
-class _Walk:
+class Walk:
+    """Carries out steps of a plan; a site that fails is left out where the quorum allows."""
+
     plan: RoundPlan
     context: RunContext
     progress: Progress
@@ -104,10 +106,7 @@ def run(
     progress = progress or Progress()
     clock = _Clock()
     workspace = workspace or Path(params.federation.workspace)
-    if params.data.recipe not in {"csv", "parquet"} or not (workspace / "roster.toml").exists():
-        from pipelines.simulation import ensure_sites
-
-        ensure_sites(params, workspace, progress.say)
+    ensure_members(params, workspace, progress.say)
     contract = contract_for(params)
     plan = plan_of(params, contract)
     store = store_of(params, workspace)
@@ -116,7 +115,7 @@ def run(
     lock.acquire(workspace, plan.federation, name, "embedded", patience)
     try:
         context = open_run(params, contract, roster_for(workspace), name, store, workspace)
-        walk = _Walk(plan, context, progress)
+        walk = Walk(plan, context, progress)
         clock.lap("set_up")
         progress.say(f"Run {name}: {len(plan.sites)} sites prepare their data")
         for step in plan.stage("prepare/"):
@@ -134,7 +133,7 @@ def run(
     return {**result, "seconds": clock.laps}
 
 
-def _rounds(walk: _Walk, clock: _Clock) -> int:
+def _rounds(walk: Walk, clock: _Clock) -> int:
     """Walk the rounds; returns the one that was last."""
     last = walk.plan.rounds
     for round in range(1, walk.plan.rounds + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from folkmoot.identity import Roster
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 
-__all__ = ["contract_for", "ending", "last_round", "record", "roster_for"]
+__all__ = ["contract_for", "ending", "ensure_members", "last_round", "record", "roster_for"]
 
 
 def record(context: RunContext, round: int) -> dict[str, Any] | None:
@@ -47,6 +48,14 @@ def contract_for(params: Params) -> Contract:
     from pipelines.recipes import contract_of
 
     return contract_of(params.data)
+
+
+def ensure_members(params: Params, workspace: Path, say: Callable[[str], None]) -> None:
+    """Make a recipe's sites where they are absent; real sites stand as they are."""
+    if params.data.recipe not in {"csv", "parquet"} or not (workspace / "roster.toml").exists():
+        from pipelines.simulation import ensure_sites
+
+        ensure_sites(params, workspace, say)
 
 
 def roster_for(workspace: Path) -> Roster:
