@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,13 @@ def _track(context: RunContext, say: Callable[[str], None]) -> dict[str, Any] | 
         tracking.sync(context)
         if not context.params.tracking.register_model:
             return None
-        name, version = tracking.register(context)
+        registered = tracking.register(context)
     except FolkmootError as error:
         if not error.retryable:
             raise
         say(f"{error} The run itself is complete.")
         return None
-    return {"name": name, "version": version}
+    return asdict(registered)
 
 
 def _write(path: Path, data: bytes) -> None:

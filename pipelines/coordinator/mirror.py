@@ -1,0 +1,332 @@
+"""One training in MLflow: a parent run, a nested run per site, each event logged once.
+
+Everything here can be done again: runs are found by their tags, a round that is in MLflow already
+is not logged twice, and files are written over.  So tracking may stop at any line and catch up.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from folkmoot.metrics import PRIMARY
+from folkmoot.plan import RunContext
+from pipelines.coordinator import mlflow_store, plots
+from pipelines.coordinator.published import Published, largest_epsilon
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+__all__ = ["FINGERPRINT", "Mirror", "flat_params"]
+
+#: MLflow keeps 36 characters of a dataset's digest; the whole fingerprint stands in this tag.
+FINGERPRINT = "folkmoot.fingerprint"
+_DIGEST = 36
+_BATCH, _METRICS = 100, 1000  # params and metrics that MLflow takes at once
+_HIDDEN = ("key", "secret", "token", "password", "credential")
+
+
+class Mirror:
+    """The MLflow side of one run; opened inside ``mlflow_store.conversation``.
+
+    Parameters
+    ----------
+    context : RunContext
+        The run.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.client = mlflow_store.connect(context.params, context.workspace)
+        self.experiment = mlflow_store.experiment(self.client, context.params, context.workspace)
+        runs = self._find()
+        parent = runs.get(None) or self._create(None)
+        #: Id of the parent run.
+        self.run: str = parent.info.run_id
+        self._sites: dict[str, str] = {
+            site: run.info.run_id for site, run in runs.items() if site is not None
+        }
+        self._rounds: dict[str, set[int]] = {}
+        self._datasets: dict[str, set[str]] = {}
+        self._complete = "folkmoot.plan" in parent.data.tags
+
+    def log(self, found: Published) -> None:
+        """Log whatever of ``found`` is not there yet; O(new rounds x sites)."""
+        self._settings()
+        self._inputs(self.run, found.datasets)
+        self._records(None, found.records)
+        for site in self.context.params.federation.members:
+            own = found.datasets.get(site)
+            self._inputs(self._site(site), {site: own} if own else {})
+            self._records(site, found.records)
+        if found.result is not None:
+            self._end(found, found.result)
+
+    def _find(self) -> dict[str | None, Run]:
+        """Runs of this training by site; None is the parent."""
+        query = f"tags.`folkmoot.run` = '{self.context.run}'"
+        runs: dict[str | None, Run] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], query, page_token=token)
+            runs |= {run.data.tags.get("folkmoot.site"): run for run in page}
+            token = page.token
+            if not token:
+                return runs
+
+    def _create(self, site: str | None) -> Run:
+        context = self.context
+        tags = {
+            "folkmoot.run": context.run,
+            "folkmoot.federation": context.federation,
+            "mlflow.source.name": "folkmoot",
+        }
+        if site is not None:
+            tags |= {"folkmoot.site": site, "mlflow.parentRunId": self.run}
+        name = context.run if site is None else site
+        return self.client.create_run(self.experiment, tags=tags, run_name=name)
+
+    def _site(self, site: str) -> str:
+        if site not in self._sites:
+            self._sites[site] = str(self._create(site).info.run_id)
+        return self._sites[site]
+
+    def _settings(self) -> None:
+        """Params, plan and contract: once, and complete before the tag that says so."""
+        if self._complete:
+            return
+        from mlflow.entities import Param, RunTag
+
+        from pipelines.plans import plan_of
+
+        params, contract = self.context.params, self.context.contract
+        values = [Param(key, value) for key, value in flat_params(params.model_dump(mode="json"))]
+        for start in range(0, len(values), _BATCH):
+            self.client.log_batch(self.run, params=values[start : start + _BATCH])
+        plan = plan_of(params, contract)
+        steps = [step.to_dict() for step in plan]
+        self._text(_yaml(_masked(params.model_dump(mode="json"))), "params.yaml")
+        self._text(_yaml(contract.model_dump(mode="json", exclude_defaults=True)), "contract.yaml")
+        self._text(json.dumps({"digest": plan.digest(), "steps": steps}, indent=1), "plan.json")
+        tags = {
+            "folkmoot.kind": params.model.kind,
+            "folkmoot.strategy": params.model.chosen.strategy,
+            "folkmoot.params": params.digest(),
+            "folkmoot.contract": f"{contract.name} {contract.version} {contract.digest()}",
+            "folkmoot.plan": plan.digest(),
+        }
+        self.client.log_batch(self.run, tags=[RunTag(*item) for item in tags.items()])
+        self._complete = True
+
+    def _inputs(self, run: str, datasets: Mapping[str, list[str]]) -> None:
+        """Dataset versions by fingerprint: which site, which version, no data, no location."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if run not in self._datasets:
+            there = self.client.get_run(run).inputs.dataset_inputs
+            tags = [tag for item in there for tag in item.tags if tag.key == FINGERPRINT]
+            self._datasets[run] = {tag.value for tag in tags}
+        new = [
+            DatasetInput(
+                Dataset(
+                    name=site,
+                    digest=fingerprint[:_DIGEST],
+                    source_type="folkmoot-site",
+                    source=json.dumps({"site": site, "fingerprint": fingerprint}),
+                ),
+                [InputTag("mlflow.data.context", "training"), InputTag(FINGERPRINT, fingerprint)],
+            )
+            for site, fingerprints in datasets.items()
+            for fingerprint in fingerprints
+            if fingerprint not in self._datasets[run]
+        ]
+        if new:
+            self.client.log_inputs(run, new)
+            self._datasets[run] |= {item.tags[1].value for item in new}
+
+    def _records(self, site: str | None, records: Sequence[Mapping[str, Any]]) -> None:
+        """Rounds of one run that are not there yet, many in a batch; O(new rounds).
+
+        A round's batch holds the mark (metric ``round``) that it is there.  A record's metrics
+        belong to the model that entered the round, so they stand at that model's step.
+        """
+        run = self.run if site is None else self._site(site)
+        if run not in self._rounds:
+            history = self.client.get_metric_history(run, "round")
+            self._rounds[run] = {metric.step for metric in history}
+        batch: list[Metric] = []
+        held: set[int] = set()
+        for record in records:
+            if record["round"] not in self._rounds[run]:
+                metrics = _of_record(record, site)
+                if len(batch) + len(metrics) > _METRICS:
+                    self._flush(run, batch, held)
+                    batch, held = [], set()
+                batch += metrics
+                held.add(record["round"])
+        if batch:
+            self._flush(run, batch, held)
+
+    def _flush(self, run: str, batch: list[Metric], held: set[int]) -> None:
+        self.client.log_batch(run, metrics=batch)
+        self._rounds[run] |= held
+
+    def _end(self, found: Published, result: Mapping[str, Any]) -> None:
+        """The final metrics once; the files anew, as baselines may have come since."""
+        metrics = result["metrics"] or {"overall": {}, "sites": {}}
+        for site in self.context.params.federation.members:
+            privacy = result["privacy"].get(site) or {}
+            tags = {f"folkmoot.{key}": privacy.get(key) for key in ("epsilon", "private")}
+            if site in result["missing"]:
+                tags["folkmoot.left_out"] = result["missing"][site]
+            self._finish(self._site(site), result, metrics["sites"].get(site, {}), tags)
+        tags = {
+            "folkmoot.epsilon": found.epsilon,
+            "folkmoot.private": result["private"],
+            "folkmoot.stop": result["stop"],
+            "mlflow.note.content": summary(found, self.context),
+        }
+        self._text(json.dumps(result, indent=1, sort_keys=True), "result.json")
+        self._text(json.dumps(list(found.records), indent=1, sort_keys=True), "rounds.json")
+        for name, figure in plots.figures(found, self.context.contract.task).items():
+            self.client.log_figure(self.run, figure, name)
+        if found.baselines:
+            self._text(json.dumps(found.baselines, indent=1, sort_keys=True), "baselines.json")
+            pooled = found.baselines.get("pooled") or {}
+            pooled_metrics = {f"pooled/{k}": v for k, v in pooled.get("overall", {}).items()}
+            self._finish(self.run, result, pooled_metrics, {}, mark="folkmoot.compared")
+        self._finish(self.run, result, metrics["overall"], tags)
+
+    def _finish(
+        self,
+        run: str,
+        result: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, Any],
+        mark: str = "folkmoot.model_digest",
+    ) -> None:
+        from mlflow.entities import RunTag
+
+        there = self.client.get_run(run)
+        pairs = {k: _plain(v) for k, v in tags.items() if v is not None}
+        if mark not in there.data.tags:
+            pairs[mark] = result["model_digest"]
+            self.client.log_batch(run, metrics=_metrics(metrics, result["rounds"]))
+        changed = [RunTag(k, v) for k, v in pairs.items() if there.data.tags.get(k) != v]
+        if changed:
+            self.client.log_batch(run, tags=changed)
+        if mark == "folkmoot.model_digest" and there.info.status != "FINISHED":
+            self.client.set_terminated(run)
+
+    def _text(self, text: str, name: str) -> None:
+        self.client.log_text(self.run, text, name)
+
+
+def flat_params(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """``section.key`` and value of the settings that were used; secrets are hidden.
+
+    The model section that was not chosen is left out.
+    """
+    values = _masked(values)
+    other = "trees" if values["model"]["kind"] == "linear" else "linear"
+    return [(k, v) for k, v in _flat(values, "") if not k.startswith(f"model.{other}.")]
+
+
+def summary(found: Published, context: RunContext) -> str:
+    """What the run's page in MLflow begins with."""
+    result = found.outcome(context.run)
+    name = PRIMARY[context.contract.task]
+    value = result["metrics"].get("overall", {}).get(name)
+    lines = [
+        f"**{result['kind']}, {result['strategy']}**, {result['rounds']} rounds"
+        + (f" (ended: {result['stop']})" if result["stop"] else "")
+        + (f", {name} {value:.4f} on all sites' held-out rows" if value is not None else ""),
+        "",
+        guarantee(context, result, found.epsilon),
+        "",
+        "| site | dataset version | " + name + " | epsilon |",
+        "|---|---|---|---|",
+    ]
+    for site, fingerprints in found.datasets.items():
+        own = result["metrics"].get("sites", {}).get(site, {}).get(name)
+        spent = (result["privacy"].get(site) or {}).get("epsilon")
+        cells = [
+            site,
+            ", ".join(f"`{fingerprint[:12]}`" for fingerprint in fingerprints),
+            "" if own is None else f"{own:.4f}",
+            "" if spent is None else f"{spent:.4g}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def guarantee(context: RunContext, result: Mapping[str, Any], epsilon: float | None) -> str:
+    """One sentence on differential privacy, which never claims more than holds."""
+    privacy = context.params.privacy
+    if result["private"] and epsilon is not None:
+        return (
+            f"Differentially private per {privacy.unit} and site: "
+            f"epsilon ≤ {epsilon:.4g} at delta {privacy.delta:g}."
+        )
+    if epsilon is not None:
+        return "**NOT PRIVATE**: the noise came from a seed."
+    return "Not differentially private: no noise was added to the updates."
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+
+
+def _masked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose options of the exchange store hold no credentials."""
+    federation = dict(values["federation"])
+    federation["exchange_options"] = {
+        key: "(hidden)" if any(word in key.lower() for word in _HIDDEN) else value
+        for key, value in federation["exchange_options"].items()
+    }
+    return {**values, "federation": federation}
+
+
+def _of_record(record: Mapping[str, Any], site: str | None) -> list[Metric]:
+    """What a round record says of the federation (None) or of a site."""
+    metrics = record["metrics"] or {"overall": {}, "sites": {}}
+    if site is None:
+        own = metrics["overall"]
+        values = {
+            "participants": len(record["participants"]),
+            "left_out": len(record["missing"]),
+            "epsilon": largest_epsilon(record),
+            "change": record.get("change"),
+        }
+    else:
+        own = metrics["sites"].get(site, {})
+        values = {
+            "took_part": int(site in record["participants"]),
+            "epsilon": (record["privacy"].get(site) or {}).get("epsilon"),
+        }
+    number, step = record["round"], record["metrics_round"]
+    return _metrics({"round": number, **values}, number) + (_metrics(own, step) if own else [])
+
+
+def _metrics(values: Mapping[str, float | None], step: int) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    pairs = [(key, value) for key, value in values.items() if value is not None]
+    return [Metric(key, float(value), now, step) for key, value in pairs]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,91 @@
+"""What a run has published so far: the one source that tracking mirrors.
+
+Reads the exchange store and the coordinator's own folder of the run, nothing else, so that MLflow
+can be down, deleted or moved: whatever it missed is still here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from folkmoot.errors import ProtocolError
+from folkmoot.plan import RunContext, keys
+from pipelines.coordinator.lock import folder
+from pipelines.coordinator.open_round import load_json
+
+__all__ = ["Published", "largest_epsilon", "published"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Round records, result and baselines of one run.
+
+    Parameters
+    ----------
+    records : tuple of dict
+        ``record.json`` of the rounds 1, 2, … without a gap.
+    result : dict or None
+        ``result.json`` once the run is over.
+    baselines : dict or None
+        ``alone`` and ``pooled`` once they were computed (recipes only).
+    """
+
+    records: tuple[dict[str, Any], ...]
+    result: dict[str, Any] | None
+    baselines: dict[str, Any] | None
+
+    @property
+    def datasets(self) -> dict[str, list[str]]:
+        """Every dataset fingerprint that any round used, by site, in order of first use."""
+        found: dict[str, dict[str, None]] = {}
+        for record in self.records:
+            for site, fingerprint in record["datasets"].items():
+                found.setdefault(site, {})[fingerprint] = None
+        return {site: list(found[site]) for site in sorted(found)}
+
+    @property
+    def epsilon(self) -> float | None:
+        """Largest epsilon that a site has spent on this run; None without differential privacy."""
+        return largest_epsilon(self.records[-1]) if self.records else None
+
+    def outcome(self, run: str) -> dict[str, Any]:
+        """The result.
+
+        Raises
+        ------
+        ProtocolError
+            ``protocol.missing`` while the run is not over.
+        """
+        if self.result is None:
+            raise ProtocolError(
+                "protocol.missing",
+                f"Run {run} has no result yet.",
+                "Let the run end first: start it again and it goes on where it was.",
+            )
+        return self.result
+
+
+def published(context: RunContext) -> Published:
+    """Read what is there; records that were read before are kept in ``context.cache``."""
+    records: list[dict[str, Any]] = context.cache.setdefault("tracking.records", [])
+    while (record := load_json(context, keys.record(len(records) + 1))) is not None:
+        records.append(record)
+    return Published(tuple(records), load_json(context, keys.RESULT), _baselines(context))
+
+
+def largest_epsilon(record: Mapping[str, Any]) -> float | None:
+    """Largest epsilon over the sites of a round record, or None."""
+    spent = [site["epsilon"] for site in record["privacy"].values() if site["epsilon"] is not None]
+    return max(spent, default=None)
+
+
+def _baselines(context: RunContext) -> dict[str, Any] | None:
+    path = folder(context.workspace, context.federation) / "runs" / context.run / "baselines.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())["baselines"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found
