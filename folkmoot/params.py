@@ -349,16 +349,16 @@ class Params(Section):
             )
         if self.privacy.mechanism == "clip" and self.model.kind == "trees":
             raise ValueError("privacy.mechanism clip has no meaning for whole trees")
+        if dp and self.aggregation.weighting == "rows":
+            raise ValueError(
+                "privacy.mechanism gaussian and diffprivlib need aggregation.weighting uniform: "
+                "a site's exact number of rows would be an unaccounted release"
+            )
         whole = self.privacy.mechanism in {"clip", "gaussian"}
         if whole and self.model.kind == "linear" and self.model.linear.strategy == "newton":
             raise ValueError(
                 "privacy.mechanism clip and gaussian bound a site's whole update, which has no meaning "
                 "for newton's sums of gradients and Hessians: set model.linear.strategy to fedavg"
-            )
-        if dp and self.aggregation.weighting == "rows":
-            raise ValueError(
-                "privacy.mechanism gaussian and diffprivlib need aggregation.weighting uniform: "
-                "a site's exact number of rows would be an unaccounted release"
             )
         local = self.model.kind == "linear" and self.model.linear.strategy == "local_dp"
         if local != (self.privacy.mechanism == "diffprivlib"):
