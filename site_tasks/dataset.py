@@ -37,6 +37,7 @@ __all__ = [
     "init_repository",
     "note_version",
     "push",
+    "record",
     "resolve",
     "status",
 ]
@@ -120,12 +121,27 @@ def record(home: SiteHome, message: str) -> DatasetVersion:
     _rows(target, home.name)
     with _repository(home) as repo:
         repo.add(str(target))
-        git(home.root, "add", "--", str(_pointer_path(home)), str(target.parent / ".gitignore"))
+        recorded = (_pointer_path(home), note_version(home), target.parent / ".gitignore")
+        git(home.root, "add", "--", *map(str, recorded))
         if git(home.root, "diff", "--cached", "--quiet", check=False) is None:
             git(home.root, "commit", "--quiet", "-m", message)
         _push(home, repo)
     _remember(home, target, _pointer(home)[0])
     return resolve(home)
+
+
+def note_version(home: SiteHome) -> Path:
+    """Write the working copy's fingerprint beside the dataset, as ``dataset.version``.
+
+    A pipeline of the coordinator can watch this file for new versions: the hash in DVC's own
+    pointer would let anyone test a guess of the dataset.  It is committed with the pointer, so
+    that a checkout brings both.
+    """
+    path = home.dataset.with_suffix(".version")
+    text = fingerprint(home, _pointer(home)[0]) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+    return path
 
 
 def push(home: SiteHome) -> None:
