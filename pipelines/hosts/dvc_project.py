@@ -1,0 +1,348 @@
+"""A DVC pipeline rendered from a plan: one stage per step that DVC should be able to skip.
+
+Every stage names the settings that influence it and no others.  The number of rounds influences
+none of the rounds, so that one more round runs that round alone, the evaluation and the report.
+What the stages publish in the exchange store are DVC's outputs: DVC keeps them in its cache, and
+removes them before a stage runs again, so that put-if-absent never meets an older version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from folkmoot.contract import Contract
+from folkmoot.errors import ConfigError
+from folkmoot.params import Params, load_params
+from folkmoot.plan import RoundPlan, keys
+from folkmoot.sections import load_yaml
+from pipelines.hosts.walk import contract_for
+from pipelines.plans import plan_of
+
+__all__ = ["RUN", "Project"]
+
+#: Name of a project's run: it stays the same, so that unchanged rounds are found again.
+RUN = "dvc"
+#: Metrics that are drawn over the rounds, by task; the first one also per site.
+PLOTTED = {
+    "binary": ("auc", "log_loss"),
+    "multiclass": ("accuracy", "log_loss"),
+    "regression": ("rmse", "r2"),
+}
+_HEADER = """\
+# Rendered from params.yaml by `folkmoot plan render`. Do not edit by hand.
+# `dvc repro` runs what changed; `dvc metrics show` and `dvc plots show` show what came of it.
+"""
+_SITES = ("federation.name", "federation.sites", "data.recipe", "data.path", "data.contract")
+_DEALT = ("data.partition", "data.rows", "data.columns", "data.seed")
+_PREPARED = ("anonymisation", "data.holdout", "data.precision", "data.scaling", "model.kind")
+_RUN_SECTIONS = (
+    "federation",
+    "data",
+    "anonymisation",
+    "model",
+    "privacy",
+    "aggregation",
+    "tracking",
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with ``params.yaml``, ``dvc.yaml``, ``dvc.lock`` and ``report/``.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder; inside a DVC repository.
+    directory : Path
+        Where relative paths of the params begin: ``folder``, except for a project that
+        ``folkmoot run`` made in a workspace.
+    workspace : Path
+        ``federation.workspace``, absolute.
+    params : Params
+        As in ``params.yaml``.
+    run : str
+        Name of the run in the exchange store.
+    """
+
+    folder: Path
+    directory: Path
+    workspace: Path
+    params: Params
+    run: str = RUN
+
+    @staticmethod
+    def beside(params_file: Path) -> Project:
+        """The project of a params file.
+
+        Raises
+        ------
+        ConfigError
+            Where the file is not called ``params.yaml``, as DVC expects, or is not valid.
+        """
+        folder = params_file.absolute().parent
+        if params_file.name != "params.yaml":
+            raise ConfigError(
+                "config.invalid",
+                f"{params_file} is not called params.yaml, which DVC expects beside dvc.yaml.",
+                "Rename it, or give each federation a folder of its own.",
+            )
+        directory, workspace, run = folder, None, RUN
+        host = folder / "host.json"
+        if host.exists():
+            values = json.loads(host.read_text(encoding="utf-8"))
+            directory, run = Path(values["directory"]), str(values["run"])
+            workspace = Path(values["workspace"])
+        params = load_params(params_file)
+        return Project(
+            folder, directory, workspace or directory / params.federation.workspace, params, run
+        )
+
+    @property
+    def pipeline(self) -> Path:
+        """``dvc.yaml``."""
+        return self.folder / "dvc.yaml"
+
+    @property
+    def state(self) -> Path:
+        """Folder of what the host itself notes: contract and roster as the stages see them."""
+        return self.workspace / "coordinator" / self.params.federation.name / "dvc" / self.run
+
+    @property
+    def report(self) -> Path:
+        """Folder of metrics and plots."""
+        return self.folder / "report"
+
+    @cached_property
+    def contract(self) -> Contract:
+        """The federation's contract."""
+        named = self.params.data.contract
+        if named is None:
+            return contract_for(self.params)
+        data = self.params.data.model_copy(update={"contract": str(self.directory / named)})
+        return contract_for(self.params.model_copy(update={"data": data}))
+
+    @cached_property
+    def plan(self) -> RoundPlan:
+        """The plan."""
+        return plan_of(self.params, self.contract)
+
+    def stored(self, key: str) -> Path:
+        """File of a key of the run in the exchange store."""
+        exchange = self.workspace / "exchange"
+        return exchange / self.params.federation.name / "runs" / self.run / key
+
+    def render(self) -> bool:
+        """Write ``dvc.yaml``; returns whether it changed."""
+        text = self.text()
+        if self._written() == text:
+            return False
+        part = self.pipeline.with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, self.pipeline)
+        return True
+
+    def require_fresh(self) -> None:
+        """Raise `ConfigError` (``config.stale``) where ``dvc.yaml`` is not what `render` writes."""
+        if self._written() != self.text():
+            raise ConfigError(
+                "config.stale",
+                f"{self.pipeline.name} does not match {self.folder.name}/params.yaml.",
+                "Run `folkmoot plan render`, then `dvc repro`: only what changed runs again.",
+            )
+
+    def text(self) -> str:
+        """``dvc.yaml`` as it should be.
+
+        Raises
+        ------
+        ConfigError
+            Where the exchange store or the workspace is no folder that DVC can manage.
+        """
+        self._manageable()
+        body = {
+            "stages": self._stages(),
+            "metrics": ["report/metrics.json"],
+            "plots": self._plots(),
+        }
+        dumped: str = yaml.safe_dump(body, sort_keys=False, width=100, allow_unicode=True)
+        return _HEADER + dumped
+
+    def _written(self) -> str | None:
+        return self.pipeline.read_text(encoding="utf-8") if self.pipeline.exists() else None
+
+    def _manageable(self) -> None:
+        if self.params.federation.exchange is not None:
+            raise ConfigError(
+                "config.invalid",
+                "federation.exchange is set, but DVC keeps the exchange store's artefacts as the "
+                "outputs of its stages, in the workspace.",
+                "Leave federation.exchange null for the DVC host, or use the Airflow host.",
+            )
+        root = next((p for p in (self.folder, *self.folder.parents) if (p / ".dvc").is_dir()), None)
+        if root is None:
+            raise ConfigError(
+                "config.installation",
+                f"{self.folder} is not inside a DVC repository.",
+                "Run `dvc init` (or `dvc init --no-scm`) there first.",
+            )
+        if not self.workspace.is_relative_to(root):
+            raise ConfigError(
+                "config.invalid",
+                f"federation.workspace lies outside the DVC repository {root}.",
+                "Name a folder inside it, such as .folkmoot.",
+            )
+
+    # Stages ---------------------------------------------------------------------------------
+
+    def _stages(self) -> dict[str, Any]:
+        plan, sites = self.plan, self.plan.sites
+        contract, roster = self.state / "contract.json", self.state / "roster.json"
+        statistics = [self.stored(keys.statistics(site)) for site in sites]
+        source = [
+            self.directory / p for p in (self.params.data.path, self.params.data.contract) if p
+        ]
+        stages = {
+            "sites": self._stage(
+                "sites",
+                "make the sites of a recipe, or find the federation's own",
+                source,
+                (*_SITES, *_DEALT),
+                [contract, roster],
+                kept=True,
+            )
+        }
+        for site in sites:
+            home = self.workspace / "sites" / site
+            stages[f"prepare-{site}"] = self._stage(
+                f"prepare {site}",
+                f"{site}: version, validate, anonymise, encode",
+                [home / "data" / "dataset.version", home / "public.toml", contract],
+                (*_PREPARED, "privacy.mechanism"),
+                [self.stored(keys.statistics(site))],
+            )
+        stages["initialise"] = self._stage(
+            "initialise",
+            "initial global model",
+            [*statistics, contract, roster],
+            ("data.scaling", "federation.quorum", *self._training(initial=True)),
+            [self.stored(keys.model(0))],
+        )
+        settings = (
+            "data.scaling",
+            "federation.quorum",
+            "privacy",
+            "aggregation",
+            *self._training(),
+        )
+        rounds = [self.stored(keys.model(round)).parent for round in range(1, plan.rounds + 1)]
+        for round in range(1, plan.rounds + 1):
+            before = rounds[round - 2] if round > 1 else self.stored(keys.model(0))
+            stages[f"round-{round:03d}"] = self._stage(
+                f"round {round}",
+                f"round {round}: train at the sites, aggregate",
+                [before],
+                settings,
+                [rounds[round - 1]],
+            )
+        outcome = [self.stored(keys.RUN), self.stored(keys.RESULT).parent]
+        stages["evaluate"] = self._stage(
+            "evaluate",
+            "evaluate the last global model at the sites, conclude the run",
+            [*rounds, contract, roster],
+            _RUN_SECTIONS,
+            outcome,
+        )
+        tables = [self.report / name for name in ("metrics.json", "rounds.csv", "sites.csv")]
+        stages["report"] = self._stage(
+            "report", "metrics and plots for DVC", [*outcome, *rounds], (), tables, plain=True
+        )
+        stages["publish"] = self._stage(
+            "publish",
+            "model file, baselines, MLflow run and registered model",
+            outcome,
+            ("tracking",),
+            [self.report / "model.json"],
+            plain=True,
+        )
+        return stages
+
+    def _stage(
+        self,
+        command: str,
+        description: str,
+        deps: Iterable[Path],
+        params: Iterable[str],
+        outs: Iterable[Path],
+        *,
+        kept: bool = False,
+        plain: bool = False,
+    ) -> dict[str, Any]:
+        """One stage; ``kept`` outputs are not removed before it runs, ``plain`` ones belong to git."""
+        # Finds the project's own environment where nobody activated it.
+        prefix = "PATH=.venv/bin:$PATH " if self.folder == self.directory else ""
+        stage: dict[str, Any] = {
+            "cmd": f"{prefix}python -m pipelines.hosts.dvc {command}",
+            "desc": description,
+        }
+        if found := [self._path(path) for path in deps]:
+            stage["deps"] = found
+        if present := self._present(params):
+            stage["params"] = present
+        options = {"cache": False, "persist": True} if kept else {"cache": False} if plain else None
+        stage["outs"] = [
+            {self._path(path): dict(options)} if options else self._path(path) for path in outs
+        ]
+        return stage
+
+    def _path(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.folder)).as_posix()
+
+    def _training(self, *, initial: bool = False) -> list[str]:
+        """Settings of the model that influence a round: not the number of rounds."""
+        kind = self.params.model.kind
+        if initial and kind == "linear":
+            return ["model.kind", "model.linear.strategy"]
+        names = type(self.params.model.chosen).model_fields
+        skipped = {"rounds", "early_stopping"} if initial else {"rounds"}
+        return ["model.kind", *(f"model.{kind}.{name}" for name in names if name not in skipped)]
+
+    def _present(self, names: Iterable[str]) -> list[str]:
+        """Those that stand in the file: DVC refuses to watch a setting that is left to its default."""
+        return [name for name in names if _holds(self._file, name)]
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        return load_yaml(self.folder / "params.yaml")
+
+    def _plots(self) -> list[dict[str, Any]]:
+        primary, second = PLOTTED[self.contract.task]
+        plots = [
+            _plot(f"{primary} over rounds", "report/rounds.csv", [primary]),
+            _plot(f"{second} over rounds", "report/rounds.csv", [second]),
+            _plot(f"{primary} per site", "report/sites.csv", list(self.plan.sites)),
+        ]
+        if self.params.privacy.mechanism in {"gaussian", "diffprivlib"}:
+            plots.append(_plot("epsilon over rounds", "report/rounds.csv", ["epsilon"]))
+        return plots
+
+
+def _plot(title: str, file: str, columns: list[str]) -> dict[str, Any]:
+    value = title.split(" ")[0]
+    return {title: {"x": "round", "y": {file: columns}, "title": title, "y_label": value}}
+
+
+def _holds(values: Mapping[str, Any], name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
