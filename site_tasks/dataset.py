@@ -131,16 +131,25 @@ def record(home: SiteHome, message: str) -> DatasetVersion:
 
 
 def note_version(home: SiteHome) -> Path:
-    """Write the working copy's fingerprint beside the dataset, as ``dataset.version``.
+    """Write the fingerprint of the version in use beside the dataset, as ``dataset.version``.
 
     A pipeline of the coordinator can watch this file for new versions: the hash in DVC's own
     pointer would let anyone test a guess of the dataset.  It is committed with the pointer, so
     that a checkout brings both.
+
+    Raises
+    ------
+    DataError
+        ``data.missing`` where the site has no dataset.
     """
+    pinned = home.settings.dataset.revision
+    md5, _ = _pointer(home, None if pinned is None else _commit(home, pinned))
     path = home.dataset.with_suffix(".version")
-    text = fingerprint(home, _pointer(home)[0]) + "\n"
+    text = fingerprint(home, md5) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
     return path
 
 
@@ -185,16 +194,7 @@ def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
         pointer = str(_pointer_path(home).relative_to(home.root))
         commit = git(home.root, "log", "-1", "--format=%H", "--", pointer, check=False)
         return DatasetVersion(path, md5, commit or None, fingerprint(home, md5))
-    commit = git(
-        home.root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False
-    )
-    if not commit:
-        raise DataError(
-            "data.version",
-            f"The repository of site {home.name} has no revision {revision}.",
-            "Name a commit or tag that `git log` shows in the site's folder.",
-            site=home.name,
-        )
+    commit = _commit(home, revision)
     md5, size = _pointer(home, commit)
     path = home.dataset
     if not (path.exists() and _pointer_path(home).exists() and _pointer(home)[0] == md5):
@@ -202,6 +202,8 @@ def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
         if not path.exists():
             _fetch(home, md5, path, commit)
     _verify(home, path, md5, size)
+    if revision == home.settings.dataset.revision:
+        note_version(home)
     return DatasetVersion(path, md5, commit, fingerprint(home, md5))
 
 
@@ -394,6 +396,20 @@ def _pointer(home: SiteHome, revision: str | None = None) -> tuple[str, int | No
             site=home.name,
         )
     return md5, size if isinstance(size, int) else None
+
+
+def _commit(home: SiteHome, revision: str) -> str:
+    commit = git(
+        home.root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False
+    )
+    if not commit:
+        raise DataError(
+            "data.version",
+            f"The repository of site {home.name} has no revision {revision}.",
+            "Name a commit or tag that `git log` shows in the site's folder.",
+            site=home.name,
+        )
+    return commit
 
 
 def _verify(home: SiteHome, path: Path, md5: str, size: int | None) -> None:

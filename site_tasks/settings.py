@@ -52,7 +52,7 @@ class Permissions(Section):
     kinds: list[Literal["linear", "trees"]] = ["linear", "trees"]
     """Kinds of model that may be trained."""
     mechanisms: list[Mechanism] = ["none", "clip", "gaussian", "diffprivlib"]
-    """Privacy mechanisms under which an update may leave; drop `none` and `clip` to insist on noise."""
+    """Mechanisms under which an update may leave; drop `none` and `clip` to insist on noise."""
     columns: list[str] | None = None
     """Columns that may reach training; all of the contract's when absent."""
     minimum_rows: Annotated[int, Field(ge=1)] = 20
@@ -64,7 +64,7 @@ class Permissions(Section):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Delta at which `epsilon_ceiling` counts."""
     seeded: bool = False
-    """Whether noise from a seed is allowed: NOT PRIVATE, for tests and studies on public data only."""
+    """Whether noise from a seed is allowed: NOT PRIVATE, for tests and studies on public data."""
 
 
 class SiteSettings(Section):

@@ -65,7 +65,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "heart",
-            "Heart disease at four hospitals, rows and split as FLamby's (natural partition: hospital)",
+            "Heart disease at four hospitals, split as FLamby's (natural partition: hospital)",
             "740",
             "binary",
             "data.path, FOLKMOOT_DATA/heart or download",
@@ -81,10 +81,10 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "synthetic",
-            "Any size, with identifiers, quasi-identifiers and a sensitive column (data.rows, data.columns)",
-            "data.rows",
+            "Any size, with identifiers, quasi-identifiers and a sensitive column",
+            "any",
             "binary",
-            "drawn from data.seed",
+            "drawn: data.rows, data.columns, data.seed",
             f"{_HERE}.synthetic",
         ),
         Recipe(

@@ -6,7 +6,6 @@ In a folder, the virtual column ``file`` holds each file's name without its endi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 from folkmoot.contract import Contract
 from folkmoot.errors import ConfigError, DataError
 from folkmoot.params import Data
+from site_tasks.readers import column_names, record_batches
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["FILE", "FileRows", "csv_rows", "rows"]
+__all__ = ["FILE", "FileRows", "rows"]
 
 FILE = "file"
-_MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
-_BLOCK = 1 << 24
-_ROWS = 65_536
 
 
 def rows(data: Data, contract: Contract) -> FileRows:
@@ -45,13 +42,8 @@ def rows(data: Data, contract: Contract) -> FileRows:
             f"data.path: there is no {data.recipe} file at {path}.",
             f"Name a .{data.recipe} file, or a folder that holds some.",
         )
-    extra = data.partition.column
-    return FileRows(found, contract, data.recipe, path.is_dir(), [extra] if extra else [])
-
-
-def csv_rows(path: Path, contract: Contract) -> FileRows:
-    """Rows of one CSV file."""
-    return FileRows([path], contract, "csv", False, [])
+    extra = [data.partition.column] if data.partition.column else []
+    return FileRows(found, contract, data.recipe, path.is_dir(), extra)
 
 
 class FileRows:
@@ -76,9 +68,9 @@ class FileRows:
     ) -> None:
         self._paths, self._contract, self._kind, self._folder = paths, contract, kind, folder
         wanted = [column.name for column in contract.columns]
-        self._names = wanted + [name for name in extra if name not in (*wanted, FILE)]
-        self._found = {path: self._header(path) for path in paths}
-        lacking = [n for n in wanted if any(n not in found for found in self._found.values())]
+        found = [set(column_names(path, kind)) for path in paths]
+        common = set.intersection(*found)
+        lacking = [name for name in wanted if name not in common]
         if lacking:
             raise DataError(
                 "data.column",
@@ -86,112 +78,46 @@ class FileRows:
                 f"{contract.name}: {', '.join(lacking)}.",
                 "Add the columns to the source, or take them out of the contract.",
             )
+        self._stored = wanted + [n for n in extra if n in common and n not in (*wanted, FILE)]
         self._length: int | None = None
 
     @property
     def columns(self) -> list[str]:
-        """Columns that are there."""
-        common = set.intersection(*(set(found) for found in self._found.values()))
-        named = [name for name in self._names if name in common]
-        return named + ([FILE] if self._folder else [])
+        """The contract's columns, the partition's, and ``file`` in a folder."""
+        return self._stored + ([FILE] if self._folder else [])
 
     def __len__(self) -> int:
         if self._length is None:
-            first = self._contract.label.name
-            self._length = sum(len(table) for table in self._tables([first]))
+            self._length = sum(len(table) for table in self._tables([self._stored[0]]))
         return self._length
 
     def column(self, name: str) -> pd.Series[Any]:
         """One column of all files."""
-        import pyarrow as pa
-
-        tables = [table.select([name]) for table in self._tables([name])]
-        return pa.concat_tables(tables, promote_options="permissive")[name].to_pandas()
+        series: pd.Series[Any] = _joined(self._tables([name]))[name]
+        return series
 
     def frame(self) -> pd.DataFrame:
         """All rows at once."""
-        import pyarrow as pa
-
-        return pa.concat_tables(self.batches(), promote_options="permissive").to_pandas()
+        return _joined(self.batches())
 
     def batches(self) -> Iterator[pa.Table]:
         """All rows in order."""
-        yield from self._tables([name for name in self.columns if name != FILE])
+        yield from self._tables(self._stored)
 
     def _tables(self, names: list[str]) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        stored = [name for name in names if name != FILE] or [self._contract.label.name]
+        stored = [name for name in names if name != FILE] or [self._stored[0]]
         for path in self._paths:
-            read = _read_csv if self._kind == "csv" else _read_parquet
-            try:
-                for batch in read(path, stored, self._contract):
-                    table = pa.Table.from_batches([batch])
-                    if self._folder:
-                        table = table.append_column(FILE, pa.array([path.stem] * len(table)))
-                    yield table
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-                raise _unreadable(path, self._kind, stored, error) from None
-
-    def _header(self, path: Path) -> list[str]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            if self._kind == "parquet":
-                return list(pq.read_schema(path).names)
-            import csv
-
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return next(csv.reader(file), [])
-        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-            raise _unreadable(path, self._kind, [], error) from None
+            for batch in record_batches(path, self._kind, stored, self._contract):
+                table = pa.Table.from_batches([batch])
+                if self._folder:
+                    table = table.append_column(FILE, pa.array([path.stem] * len(table)))
+                yield table
 
 
-def _read_parquet(path: Path, names: list[str], contract: Contract) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=_ROWS, columns=names)
-
-
-def _read_csv(path: Path, names: list[str], contract: Contract) -> Iterator[pa.RecordBatch]:
-    import pyarrow.csv as csv
-
-    options = csv.ConvertOptions(
-        include_columns=names,
-        column_types=_types(contract),
-        null_values=_missing_marks(contract),
-        strings_can_be_null=True,
-        true_values=["true", "True", "TRUE", "1", "yes"],
-        false_values=["false", "False", "FALSE", "0", "no"],
-    )
-    reading = csv.ReadOptions(block_size=_BLOCK)
-    with csv.open_csv(path, convert_options=options, read_options=reading) as reader:
-        yield from reader
-
-
-def _types(contract: Contract) -> dict[str, pa.DataType]:
+def _joined(tables: Iterator[pa.Table]) -> pd.DataFrame:
     import pyarrow as pa
 
-    types = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
-    return {column.name: types.get(column.type, pa.string()) for column in contract.columns}
-
-
-def _missing_marks(contract: Contract) -> list[str]:
-    """Usual marks of a missing value, but those that a column has as a public category."""
-    taken = {category for column in contract.columns for category in column.categories or ()}
-    return [mark for mark in _MISSING if mark not in taken]
-
-
-def _unreadable(path: Path, kind: str, names: list[str], error: Exception) -> DataError:
-    """Arrow's message repeats the value it could not read: only the column's number is kept."""
-    found = re.search(r"CSV column #(\d+)", str(error))
-    where = ""
-    if found and int(found.group(1)) < len(names):
-        where = f": column {names[int(found.group(1))]} has values of another type"
-    return DataError(
-        "data.unreadable",
-        f"{path} cannot be read as {kind}{where}.",
-        "Mend the file, or the column's type in the contract.",
-    )
+    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    return frame

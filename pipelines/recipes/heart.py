@@ -32,9 +32,22 @@ _MD5 = {
 FILES = {
     f"processed.{name}.data": (f"{_BASE}processed.{name}.data", md5) for name, md5 in _MD5.items()
 }
-_COLUMNS = (
-    "age sex cp trestbps chol fbs restecg thalach exang oldpeak slope ca thal num".split()
-)
+_COLUMNS = [
+    "age",
+    "sex",
+    "cp",
+    "trestbps",
+    "chol",
+    "fbs",
+    "restecg",
+    "thalach",
+    "exang",
+    "oldpeak",
+    "slope",
+    "ca",
+    "thal",
+    "num",
+]
 
 
 def rows(data: Data, contract: Contract) -> FrameRows:

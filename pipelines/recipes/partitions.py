@@ -98,7 +98,7 @@ def _natural(column: pd.Series[Any], sites: tuple[str, ...], name: str) -> NDArr
     if len(texts) != len(sites):
         raise ConfigError(
             "config.invalid",
-            f"Column {name} has {len(texts)} values, but federation.sites names {len(sites)} sites.",
+            f"Column {name} has {len(texts)} values, federation.sites names {len(sites)} sites.",
             "A natural partition needs one site per value: name as many sites.",
         )
     if set(texts) == set(sites):

@@ -79,14 +79,15 @@ def _cached(path: Path, url: str, md5: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, part.open("wb") as file:
+        answer = urllib.request.urlopen(url, timeout=_TIMEOUT)  # noqa: S310 - a constant https URL
+        with answer, part.open("wb") as file:
             while block := answer.read(1 << 20):
                 file.write(block)
         if _md5(part) != md5:
             raise DataError(
                 "data.digest",
                 f"{url} does not have the published md5 {md5}.",
-                "Try again; if it stays so, get the file elsewhere and name its folder in data.path.",
+                "Try again, or get the file elsewhere and name its folder in data.path.",
             )
         os.replace(part, path)
     except OSError as error:
