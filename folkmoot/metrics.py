@@ -155,7 +155,7 @@ def _calibration(p: NDArray[np.float64], hit: NDArray[Any]) -> NDArray[np.float6
     """Per bin: sum of probabilities and number of hits, shape (2, bins)."""
     where = _bins(p, CALIBRATION_BINS)
     sums = [np.bincount(where, weights=v, minlength=CALIBRATION_BINS) for v in (p, hit)]
-    return np.stack(sums)
+    return np.stack(sums).astype(np.float64)  # without rows, bincount counts in int64
 
 
 def _count_binary(y: NDArray[np.int64], p: NDArray[np.float64]) -> Counts:

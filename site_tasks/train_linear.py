@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.errors import ProtocolError, RoundError
+from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import LinearUpdate, Part
@@ -36,7 +36,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     Raises
     ------
     RoundError
-        ``round.diverged`` where local training left the finite numbers.
+        ``round.diverged`` where local training left the finite numbers (raised by privatise).
     ProtocolError
         Where the incoming model is missing, damaged or of another run or shape.
     """
@@ -48,14 +48,8 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     def make() -> dict[str, Part]:
         rows = scaled_rows(prepared, "train", model, context, site)
         strategy = context.params.model.linear.strategy
-        arrays = (_newton if strategy == "newton" else _local)(step, context, home, model, rows)
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise RoundError(
-                "round.diverged",
-                f"Local training of round {step.round} left the finite numbers.",
-                "Lower model.linear.learning_rate, or raise model.linear.l2.",
-                site=site,
-            )
+        with np.errstate(over="ignore", invalid="ignore"):  # privatise judges what is not finite
+            arrays = (_newton if strategy == "newton" else _local)(step, context, home, model, rows)
         uniform = context.params.aggregation.weighting == "uniform"
         parts: dict[str, Part] = {"update": LinearUpdate(arrays, 1.0 if uniform else rows.weight)}
         if due(context.params, step.round):
