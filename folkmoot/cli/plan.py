@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Show a training's steps, and render dvc.yaml from them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show a training's steps, and render dvc.yaml from them.", no_args_is_help=True
+)
 
 File = Annotated[Path, typer.Option("--params", help="The federation's settings.", metavar="FILE")]
 Overrides = Annotated[
@@ -44,7 +46,9 @@ def show(
     for column in ("step", "place", "after", "publishes"):
         table.add_column(column)
     for step in plan:
-        after = ", ".join(step.after[:2]) + (f" and {len(step.after) - 2} more" if step.after[2:] else "")
+        after = ", ".join(step.after[:2]) + (
+            f" and {len(step.after) - 2} more" if step.after[2:] else ""
+        )
         table.add_row(step.name, step.place, after, ", ".join(step.outputs))
     Console().print(table)
     typer.echo(f"plan digest {plan.digest()}")

@@ -52,11 +52,11 @@ def contract_page() -> str:
 
     intro = (
         "# Data contract\n\n"
-        "A YAML file that says what every site's table looks like: per column its role, type, unit\n"
-        "and *public* bounds or categories. Public means agreed by the federation beforehand, never\n"
-        "read from anybody's rows: so that clipping, encoding and generalising by them costs no\n"
-        "privacy budget. Each site enforces the contract on its own rows before anything else runs;\n"
-        "an error names column, rule and number of rows, never a value.\n\n"
+        "A YAML file that says what every site's table looks like: per column its role, type,\n"
+        "unit and *public* bounds or categories. Public means agreed by the federation before,\n"
+        "never read from anybody's rows: so that clipping, encoding and generalising by them\n"
+        "costs no privacy budget. Each site enforces the contract on its own rows before anything\n"
+        "else runs; an error names column, rule and number of rows, never a value.\n\n"
         "```yaml\n" + _CONTRACT_EXAMPLE + "```\n"
     )
     return _MADE + "\n" + intro + "\n" + _sections(Contract, "contract")
@@ -87,20 +87,22 @@ def errors_page() -> str:
         _MADE,
         "# Errors",
         "",
-        "Every expected trouble is one error with a stable code, a sentence that says what is wrong",
-        "and where, and a remedy. No message holds a value of a dataset. What a site's failure lets",
-        "out is this sentence alone; the traceback stays in the site's `private/site.log`.",
+        "Every expected trouble is one error with a stable code, a sentence that says what is",
+        "wrong and where, and a remedy. No message holds a value of a dataset. What a site's",
+        "failure lets out is this sentence alone; the traceback stays in the site's",
+        "`private/site.log`.",
         "",
         "The command line ends with the family's exit code. Airflow retries a task only where the",
         "family is retried; other errors fail it at once.",
     ]
     for family, kind in families.items():
         summary = (kind.__doc__ or "").strip().splitlines()[0]
+        again = "retried" if kind.retryable else "not retried"
         lines += [
             "",
             f"## {kind.__name__}",
             "",
-            f"{summary} Exit code {kind.exit_code}; {'retried' if kind.retryable else 'not retried'}.",
+            f"{summary} Exit code {kind.exit_code}; {again}.",
             "",
             "| code | meaning |",
             "|---|---|",
@@ -112,13 +114,12 @@ def errors_page() -> str:
 
 def cli_page() -> str:
     """``docs/reference/cli.md``: every command with its options."""
-    import click
     from typer.main import get_command
 
-    from folkmoot import cli
+    from folkmoot.cli.app import app
 
-    root = get_command(cli.app)
-    context = click.Context(root, info_name="folkmoot")
+    root = get_command(app)
+    context = root.context_class(root, info_name="folkmoot")
     body = "\n".join(_command(root, context, "folkmoot"))
     intro = (
         "# Command line\n\n"
@@ -188,7 +189,9 @@ def _section(
         _section(target, root, path + ".", f"`{path}`", blocks)
 
 
-def _target(spec: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool]:
+def _target(
+    spec: Mapping[str, Any], root: Mapping[str, Any]
+) -> tuple[Mapping[str, Any] | None, bool]:
     """The section that a property holds, if any, and whether it holds a list of them."""
     for option in (spec, *spec.get("anyOf", ())):
         reference = option.get("$ref") or option.get("items", {}).get("$ref")
@@ -243,8 +246,6 @@ def _cell(text: str) -> str:
 
 def _command(command: Any, context: Any, path: str) -> list[str]:
     """Usage, text and options of a command and of those below it."""
-    import click
-
     help_text = (command.help or "").split("\f")[0].strip()
     lines = [f"## `{path}`", "", help_text.replace("\b\n", ""), ""]
     usage = " ".join(command.collect_usage_pieces(context))
@@ -260,7 +261,9 @@ def _command(command: Any, context: Any, path: str) -> list[str]:
     for name in getattr(command, "commands", {}):
         child = command.commands[name]
         if not child.hidden:
-            lines += _command(child, click.Context(child, info_name=name, parent=context), f"{path} {name}")
+            lines += _command(
+                child, child.context_class(child, info_name=name, parent=context), f"{path} {name}"
+            )
     return lines
 
 

@@ -140,9 +140,8 @@ def _reproduce(project: Project, say: Callable[[str], None]) -> dict[str, float]
         text=True,
         encoding="utf-8",
     )
-    assert process.stdout is not None
     phase, since, faults, skipped = "set_up", time.perf_counter(), [], 0
-    for line in process.stdout:
+    for line in process.stdout or ():
         stage = line.removeprefix("Running stage '").partition("'")[0]
         if line.startswith("Running stage '"):
             now = time.perf_counter()

@@ -43,15 +43,7 @@ _HEADER = """\
 _SITES = ("federation.name", "federation.sites", "data.recipe", "data.path", "data.contract")
 _DEALT = ("data.partition", "data.rows", "data.columns", "data.seed")
 _PREPARED = ("anonymisation", "data.holdout", "data.precision", "data.scaling", "model.kind")
-_RUN_SECTIONS = (
-    "federation",
-    "data",
-    "anonymisation",
-    "model",
-    "privacy",
-    "aggregation",
-    "tracking",
-)
+_RUN = ("federation", "data", "anonymisation", "model", "privacy", "aggregation", "tracking")
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ class Project:
         if self._written() != self.text():
             raise ConfigError(
                 "config.stale",
-                f"{self.pipeline.name} does not match {self.folder.name}/params.yaml.",
+                "dvc.yaml no longer matches params.yaml.",
                 "Run `folkmoot plan render`, then `dvc repro`: only what changed runs again.",
             )
 
@@ -258,7 +250,7 @@ class Project:
             "evaluate",
             "evaluate the last global model at the sites, conclude the run",
             [*rounds, contract, roster],
-            _RUN_SECTIONS,
+            _RUN,
             outcome,
         )
         tables = [self.report / name for name in ("metrics.json", "rounds.csv", "sites.csv")]
@@ -286,7 +278,7 @@ class Project:
         kept: bool = False,
         plain: bool = False,
     ) -> dict[str, Any]:
-        """One stage; ``kept`` outputs are not removed before it runs, ``plain`` ones belong to git."""
+        """One stage; ``kept`` outputs stay when it runs again, ``plain`` ones belong to git."""
         # Finds the project's own environment where nobody activated it.
         prefix = "PATH=.venv/bin:$PATH " if self.folder == self.directory else ""
         stage: dict[str, Any] = {
@@ -316,7 +308,7 @@ class Project:
         return ["model.kind", *(f"model.{kind}.{name}" for name in names if name not in skipped)]
 
     def _present(self, names: Iterable[str]) -> list[str]:
-        """Those that stand in the file: DVC refuses to watch a setting that is left to its default."""
+        """Those that stand in the file: DVC refuses to watch a setting left to its default."""
         return [name for name in names if _holds(self._file, name)]
 
     @cached_property
