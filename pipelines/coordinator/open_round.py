@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from folkmoot.contract import Contract
+from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef, ExchangeStore
 from folkmoot.identity import Roster
 from folkmoot.params import Params
@@ -61,7 +62,17 @@ def open_run(
         "contract": contract.model_dump(mode="json"),
         "roster": known,
     }
-    store.put(context.key(keys.RUN), canonical_json(values))
+    try:
+        store.put(context.key(keys.RUN), canonical_json(values))
+    except ProtocolError as error:
+        if error.code != "protocol.conflict":
+            raise
+        raise ProtocolError(
+            error.code,
+            f"Run {run} of federation {params.federation.name} was opened with other settings, "
+            "another contract, roster or version of folkmoot.",
+            "Restore them to go on with it, or give the new run another name (--run).",
+        ) from None
     return context
 
 

@@ -36,7 +36,7 @@ def published(workspace: Path, name: str) -> dict[str, str]:
     return {
         str(path.relative_to(root)): digest(path.read_bytes())
         for path in sorted(root.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(".part-")  # left by SIGKILL, never read
     }
 
 
@@ -178,9 +178,11 @@ def test_a_site_without_data_ends_the_run_when_all_are_required(workspace_of: Wo
 
 
 def lose_data(workspace: Path, site: str) -> None:
-    """As a careless hand would: the file, its pointer and what DVC kept of it."""
+    """As a careless hand would, at real sites: file, pointer and what DVC kept of it."""
     import shutil
 
+    for path in (workspace / "sites").glob("*/site.toml"):
+        path.write_text(path.read_text().replace("simulated = true", "simulated = false"))
     for path in (workspace / "sites" / site / "data").glob("dataset.parquet*"):
         path.unlink()
     shutil.rmtree(workspace / "sites" / site / ".dvc" / "cache", ignore_errors=True)
