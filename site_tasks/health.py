@@ -1,0 +1,170 @@
+"""Checks of a site's folder, at the site and for the site; used by ``folkmoot doctor``."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from folkmoot.errors import FolkmootError
+from folkmoot.findings import Finding, found
+from folkmoot.identity import Roster, public_text
+from site_tasks.git import git
+from site_tasks.home import SiteHome
+
+__all__ = ["check_site"]
+
+
+def check_site(name: str, workspace: Path, roster: Roster | None = None) -> Iterator[Finding]:
+    """Check a site: settings, modes, keys, roster, dataset, DVC remote, ledger.
+
+    Parameters
+    ----------
+    name : str
+        The site.
+    workspace : Path
+        Folder that holds ``sites/``; ``FOLKMOOT_SITE_HOME`` goes before it.
+    roster : Roster, optional
+        The federation's roster, where this machine has one.
+
+    Yields
+    ------
+    Finding
+        One per check; a check that needs an earlier one is left out where that failed.
+    """
+    try:
+        home = SiteHome.find(name, workspace)
+    except FolkmootError as error:
+        yield Finding(f"{name}: settings", "fault", error.message, error.remedy)
+        return
+    yield Finding(f"{name}: settings", "ok", f"{home.root / 'site.toml'} is valid")
+    yield _modes(home)
+    yield found(f"{name}: keys", lambda: _keys(home))
+    if roster is not None:
+        yield found(f"{name}: roster", lambda: _roster(home, roster))
+    yield _permissions(home)
+    yield _outside_git(home)
+    yield found(f"{name}: dataset", lambda: _dataset(home))
+    yield found(f"{name}: DVC remote", lambda: _remote(home))
+    yield found(f"{name}: ledger", lambda: _ledger(home))
+
+
+def _modes(home: SiteHome) -> Finding:
+    """Nobody but the owner may read settings and private files."""
+    private = [home.private / n for n in ("secret.key", "signing.key", "ledger.sqlite", "site.log")]
+    paths = [home.root / "site.toml", home.private, *private]
+    open_ = [
+        str(path.relative_to(home.root))
+        for path in paths
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    if open_:
+        return Finding(
+            f"{home.name}: modes",
+            "fault",
+            f"Other users of this machine may read {', '.join(open_)}.",
+            f"chmod go= {' '.join(str(home.root / path) for path in open_)}",
+        )
+    return Finding(f"{home.name}: modes", "ok", "site.toml and private/ are the owner's alone")
+
+
+def _keys(home: SiteHome) -> Finding | str:
+    import tomllib
+
+    home.secret()
+    key = public_text(home.key())
+    try:
+        public = tomllib.loads((home.root / "public.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        public = {}
+    if public != {"name": home.name, "key": key}:
+        return Finding(
+            f"{home.name}: keys",
+            "fault",
+            "public.toml is missing, or does not name this site and its key.",
+            "Restore it with `git checkout public.toml` in the site's folder.",
+        )
+    return "secret and signing key are whole, public.toml matches"
+
+
+def _roster(home: SiteHome, roster: Roster) -> Finding | str:
+    entry = roster.keys.get(home.name)
+    if entry == public_text(home.key()):
+        return "the roster has this site's key"
+    what = "does not list this site" if entry is None else "has another key for this site"
+    return Finding(
+        f"{home.name}: roster",
+        "fault",
+        f"The roster {what}.",
+        f"folkmoot site enrol {home.root / 'public.toml'}"
+        + ("" if entry is None else " --replace, after asking the site whether its key is new"),
+    )
+
+
+def _permissions(home: SiteHome) -> Finding:
+    permissions = home.settings.permissions
+    if not permissions.federations:
+        return Finding(
+            f"{home.name}: permissions",
+            "warning",
+            "No federation is permitted: the site refuses every plan.",
+            "Name federations in permissions.federations of site.toml.",
+        )
+    if permissions.seeded and not home.settings.simulated:
+        return Finding(
+            f"{home.name}: permissions",
+            "warning",
+            "permissions.seeded lets noise come from a seed, which protects nobody.",
+            "Set it to false at a site with real data.",
+        )
+    return Finding(
+        f"{home.name}: permissions", "ok", f"federations: {', '.join(permissions.federations)}"
+    )
+
+
+def _outside_git(home: SiteHome) -> Finding:
+    what = f"{home.name}: git"
+    tracked = git(home.root, "ls-files", "--", "private", "site.toml", check=False)
+    if tracked is None:
+        return Finding(
+            what,
+            "fault",
+            "The site's folder is no git repository.",
+            "Restore its .git from the site's backup.",
+        )
+    if tracked:
+        return Finding(
+            what,
+            "fault",
+            "git tracks private files: a checkout could rewind the ledger or old permissions.",
+            "git rm -r --cached private site.toml, commit, and restore .gitignore.",
+        )
+    return Finding(what, "ok", "private files are outside git")
+
+
+def _dataset(home: SiteHome) -> str:
+    from site_tasks.dataset import resolve
+
+    version = resolve(home)
+    return f"version {version.fingerprint[:12]} is whole"
+
+
+def _remote(home: SiteHome) -> Finding | str:
+    from site_tasks.dataset import status
+
+    if status(home):
+        return "answers and holds the dataset"
+    return Finding(
+        f"{home.name}: DVC remote",
+        "warning",
+        "The DVC remote answers, but does not hold the recorded dataset.",
+        f"folkmoot site refresh {home.name}",
+    )
+
+
+def _ledger(home: SiteHome) -> Finding | str:
+    if not home.ledger_path.exists():
+        return Finding(f"{home.name}: ledger", "ok", "no entry yet")
+    from site_tasks.release import open_ledger
+
+    return f"{open_ledger(home).verify()} entries hold"
