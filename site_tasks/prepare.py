@@ -209,7 +209,6 @@ def _encoded(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> 
 def _finish(prepared: Prepared, contract: Contract, params: Params) -> None:
     """Check the parts, sum the training rows, and mark the folder complete."""
     from site_tasks.statistics import sums
-    from site_tasks.validate import one_class
 
     for part, count in prepared.rows.items():
         if count == 0:
@@ -219,8 +218,6 @@ def _finish(prepared: Prepared, contract: Contract, params: Params) -> None:
                 "Add rows, or change the split column or data.holdout.fraction.",
             )
     arrays = sums(prepared.blocks("train"), prepared.features, contract)
-    if contract.classes and (arrays["class_counts"] > 0).sum() < 2:
-        raise one_class(contract, "the training rows")
     artefact = encode_artefact(Artefact("statistics", {}, arrays))
     (prepared.folder / "statistics.bin").write_bytes(artefact)
     values = {
