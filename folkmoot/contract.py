@@ -66,7 +66,7 @@ class Column(Section):
             raise ValueError("a category column needs its public categories")
         if trained and self.type in {"text", "date"}:
             raise ValueError("text and date columns cannot reach training: drop or convert them")
-        if trained and numeric and self.bounds is None:
+        if trained and numeric and self.bounds is None and not self.categories:
             raise ValueError("a number that reaches training needs public bounds")
         widths = self.hierarchy.widths if self.hierarchy is not None else []
         if any(b < a or abs(b / a - round(b / a)) > 1e-9 for a, b in pairwise(widths)):
