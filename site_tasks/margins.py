@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError
 from folkmoot.models.tree_format import TreeSpace, parse_trees
-from folkmoot.models.trees import empty_model, make_booster, outputs, tree_bytes
+from folkmoot.models.trees import empty_model, import_xgboost, make_booster, outputs, tree_bytes
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact, decode, encode
 from site_tasks.home import SiteHome
@@ -76,6 +76,7 @@ def margins(
         ``protocol.mismatch`` for a model of another shape than contract and params give,
         ``protocol.format`` for malformed trees.
     """
+    import_xgboost(alone=bool(context.cache.get("single_step")))
     meta = _checked_meta(model, context)
     data = tree_bytes(model)
     name = (prepared.digest, part)

@@ -8,8 +8,11 @@ model after a round starts with the bytes of the model before it.  :func:`to_xgb
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OBJECTIVES",
     "empty_model",
+    "import_xgboost",
     "make_booster",
     "outputs",
     "to_scores",
@@ -146,8 +150,29 @@ def make_booster(
     import xgboost
 
     text = json.dumps(_document(meta, trees), allow_nan=False)
-    params = {} if threads is None else {"nthread": threads}
-    return xgboost.Booster(params, model_file=bytearray(text, "ascii"))
+    if threads is None:
+        return xgboost.Booster(model_file=bytearray(text, "ascii"))
+    # Loading takes every core unless the thread's own configuration says otherwise.
+    with xgboost.config_context(nthread=threads):
+        return xgboost.Booster({"nthread": threads}, model_file=bytearray(text, "ascii"))
+
+
+def import_xgboost(*, alone: bool = False) -> ModuleType:
+    """Import XGBoost, and scikit-learn with it unless this process runs one step alone.
+
+    ``xgboost`` imports scikit-learn for the estimators it also offers, which takes three times as
+    long as the library itself and is paid again in every task of a scheduler.  With ``alone`` it is
+    told that there is none, so its estimators are not usable in this process; everything that
+    Folkmoot needs is.
+    """
+    hide = alone and "xgboost" not in sys.modules and "sklearn" not in sys.modules
+    if hide:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]  # import raises ImportError
+    try:
+        return importlib.import_module("xgboost")
+    finally:
+        if hide:
+            del sys.modules["sklearn"]
 
 
 def to_scores(margins: Array, task: str) -> Array:

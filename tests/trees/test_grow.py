@@ -1,0 +1,173 @@
+"""Boosting steps at a site: the same as XGBoost's own, and the same bytes wherever they run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost
+from .conftest import TYPES, rows_of
+from numpy.typing import NDArray
+
+from folkmoot.models.tree_format import dump_trees, strip
+from folkmoot.models.trees import OBJECTIVES
+from folkmoot.params import Trees
+from site_tasks.train_trees import gradients, grow, on_grid
+
+TASKS = ("binary", "multiclass", "regression")
+
+
+def zeros(task: str, n: int) -> NDArray[np.float32]:
+    return np.zeros((n, 3) if task == "multiclass" else n, np.float32)
+
+
+def quantiles(x: NDArray[np.float64], threads: int = 1, **more: Any) -> xgboost.QuantileDMatrix:
+    return xgboost.QuantileDMatrix(x, feature_types=list(TYPES), nthread=threads, **more)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_steps_equal_xgboost(task: str) -> None:
+    """Five steps from margin 0 predict as five rounds of ``xgboost.train`` do."""
+    x, y = rows_of(task, 1500, 1)
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, len(x))
+    settings = Trees(trees_per_round=5, max_depth=4, gamma=0.1, reg_alpha=0.05)
+    matrix = quantiles(x, weight=weights)
+    found = grow(matrix, y, weights, zeros(task, len(x)), settings, task, seed=0, n_threads=1)
+    params: dict[str, Any] = {
+        "objective": OBJECTIVES[task],
+        "base_score": 0.5 if task == "binary" else 0.0,
+        "eta": 0.3,
+        "max_depth": 4,
+        "gamma": 0.1,
+        "reg_alpha": 0.05,
+    }
+    if task == "multiclass":
+        params["num_class"] = 3
+    own = xgboost.train(params, quantiles(x, label=y, weight=weights), 5)
+    expected = json.loads(bytes(own.save_raw("json")))
+    trees = expected["learner"]["gradient_booster"]["model"]["trees"]
+    assert len(found) == len(trees)
+    for mine, theirs in zip(found, trees, strict=True):
+        assert mine["split_indices"] == theirs["split_indices"]
+        assert mine["left_children"] == theirs["left_children"]
+        assert mine["categories"] == theirs["categories"]
+        np.testing.assert_allclose(
+            mine["split_conditions"], theirs["split_conditions"], rtol=2e-4, atol=2e-5
+        )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_threads_change_no_byte(task: str) -> None:
+    x, y = rows_of(task, 4000, 2)
+    settings = Trees(trees_per_round=3, subsample=0.7, colsample_bytree=0.6)
+    found = [
+        grow(
+            quantiles(x, threads),
+            y,
+            np.linspace(0.1, 3.0, len(x)),
+            zeros(task, len(x)),
+            settings,
+            task,
+            seed=5,
+            n_threads=threads,
+        )
+        for threads in (1, 2, 3, 5)
+    ]
+    texts = {dump_trees([strip(tree) for tree in trees]) for trees in found}
+    assert len(texts) == 1
+
+
+def test_sampling_follows_the_seed() -> None:
+    x, y = rows_of("binary", 1000, 3)
+    settings = Trees(subsample=0.5, colsample_bytree=0.5)
+    matrix = quantiles(x)
+    one, again, other = (
+        grow(matrix, y, None, zeros("binary", len(x)), settings, "binary", seed=s, n_threads=1)
+        for s in (1, 1, 2)
+    )
+    assert one == again
+    assert one != other
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 3e7])
+def test_sums_on_the_grid_are_exact(scale: float) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=50_001) * scale * rng.choice([1.0, 1e-6], 50_001)
+    rounded = on_grid(values).astype(np.float64)
+    sums = {float(np.cumsum(rng.permutation(rounded))[-1]) for _ in range(20)}
+    assert len(sums) == 1
+    assert np.abs(rounded - values).max() <= 2.0**-24 * np.abs(values).max()
+
+
+def test_without_the_grid_sums_depend_on_the_order() -> None:
+    values = np.random.default_rng(4).normal(size=50_001)
+    rng = np.random.default_rng(5)
+    assert len({float(np.cumsum(rng.permutation(values))[-1]) for _ in range(20)}) > 1
+
+
+def test_grid_of_nothing() -> None:
+    assert not on_grid(np.zeros(5)).any()
+    assert on_grid(np.zeros(0)).shape == (0,)
+
+
+def _loss(task: str, margins: NDArray[np.float64], y: NDArray[Any]) -> NDArray[np.float64]:
+    if task == "regression":
+        return np.asarray((margins - y) ** 2 / 2)
+    if task == "binary":
+        return np.asarray(np.logaddexp(0, margins) - y * margins)
+    top = np.log(np.exp(margins).sum(axis=1))
+    return np.asarray(top - margins[np.arange(len(y)), y])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_are_derivatives(task: str) -> None:
+    rng = np.random.default_rng(6)
+    margins = rng.normal(size=(40, 3) if task == "multiclass" else 40)
+    y = rng.integers(0, 3 if task == "multiclass" else 2, 40)
+    grad, hess = gradients(task, margins, y)
+    for k in range(3 if task == "multiclass" else 1):
+        step = np.zeros_like(margins)
+        step[..., k] = 1e-4
+        if task != "multiclass":
+            step[:] = 1e-4
+        up, mid, down = (_loss(task, margins + s * step, y) for s in (1, 0, -1))
+        first, second = (up - down) / 2e-4, (up - 2 * mid + down) / 1e-8
+        mine = (grad[:, k], hess[:, k]) if task == "multiclass" else (grad, hess)
+        np.testing.assert_allclose(mine[0], first, atol=1e-6)
+        # XGBoost bounds the softmax Hessian by twice its diagonal.
+        np.testing.assert_allclose(mine[1], second * (2 if task == "multiclass" else 1), atol=1e-5)
+
+
+def test_weights_count_as_repeated_rows() -> None:
+    """Integer weights give the trees of rows repeated as often (few distinct values: equal cuts)."""
+    rng = np.random.default_rng(7)
+    x = rng.integers(0, 5, (400, 5)).astype(float)
+    x[:, 4] %= 3
+    y = (x[:, 0] + x[:, 2] > 4).astype(np.int64) ^ (rng.random(400) < 0.1)
+    weights = rng.integers(1, 4, 400)
+    repeated = np.repeat(np.arange(400), weights)
+    settings = Trees(max_depth=3)
+    args = (settings, "binary")
+    one = grow(
+        quantiles(x, weight=weights.astype(float)),
+        y,
+        weights.astype(float),
+        zeros("binary", 400),
+        *args,
+        seed=0,
+        n_threads=1,
+    )
+    two = grow(
+        quantiles(x[repeated]),
+        y[repeated],
+        None,
+        zeros("binary", len(repeated)),
+        *args,
+        seed=0,
+        n_threads=1,
+    )
+    assert one[0]["split_indices"] == two[0]["split_indices"]
+    assert one[0]["sum_hessian"] == two[0]["sum_hessian"]
+    np.testing.assert_allclose(one[0]["split_conditions"], two[0]["split_conditions"], rtol=1e-6)
