@@ -97,7 +97,11 @@ def write_table(path: Path, schema: pa.Schema, frames: Iterable[pd.DataFrame]) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(path, schema, compression="lz4") as writer:
+    # Dictionaries of numbers cost more than they save.
+    text = [
+        f.name for f in schema if not (pa.types.is_floating(f.type) or pa.types.is_integer(f.type))
+    ]
+    with pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=text) as writer:
         for frame in frames:
             if len(frame):
                 writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
