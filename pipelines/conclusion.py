@@ -15,7 +15,7 @@ from folkmoot.plan import RunContext
 from folkmoot.wire import canonical_json, digest
 from pipelines.hosts.execute import open_context, store_of
 
-__all__ = ["conclude_locally", "run_folder"]
+__all__ = ["conclude_locally", "register", "report", "run_folder"]
 
 
 def run_folder(context: RunContext) -> Path:
@@ -54,12 +54,45 @@ def conclude_locally(
     workspace = workspace or Path(params.federation.workspace)
     store = store_of(params, workspace)
     context = open_context(result["run"], result["federation"], store, workspace)
-    result = {**result, "model_path": str(_model_file(context, result)), "baselines": None}
-    if baselines and params.data.recipe not in {"csv", "parquet"}:
-        say("Baselines: each site alone, and pooled rows")
-        result["baselines"] = _baselines(context, result)
-    result["registered"] = _track(context, say) if params.tracking.enabled else None
+    result = {**result, **report(context, result, baselines=baselines, say=say)}
+    if "registered" not in result:  # a DAG has done so already
+        result["registered"] = _track(context, say) if params.tracking.enabled else None
     return result
+
+
+def report(
+    context: RunContext,
+    result: dict[str, Any],
+    *,
+    baselines: bool = True,
+    say: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Write the model file and compare with baselines; returns ``model_path`` and ``baselines``."""
+    path = str(_model_file(context, result))
+    if not baselines or context.params.data.recipe in {"csv", "parquet"}:
+        return {"model_path": path, "baselines": None}
+    say("Baselines: each site alone, and pooled rows")
+    return {"model_path": path, "baselines": _baselines(context, result)}
+
+
+def register(context: RunContext) -> dict[str, Any] | None:
+    """Bring MLflow up to date and register the model; None where params do not want it.
+
+    What was registered is written beside the run as well (``registered.json``).
+
+    Raises
+    ------
+    TransientError
+        Where MLflow does not answer.
+    """
+    from pipelines.coordinator import tracking
+
+    tracking.sync(context)
+    if not context.params.tracking.register_model:
+        return None
+    registered = asdict(tracking.register(context))
+    _write(run_folder(context) / "registered.json", canonical_json(registered))
+    return registered
 
 
 def _model_file(context: RunContext, result: dict[str, Any]) -> Path:
@@ -96,20 +129,14 @@ def _baselines(context: RunContext, result: dict[str, Any]) -> dict[str, Any]:
 
 def _track(context: RunContext, say: Callable[[str], None]) -> dict[str, Any] | None:
     """MLflow; where it is down the run stands, and `folkmoot run` again catches up."""
-    from pipelines.coordinator import tracking
-
     say("MLflow: rounds, model and budgets")
     try:
-        tracking.sync(context)
-        if not context.params.tracking.register_model:
-            return None
-        registered = tracking.register(context)
+        return register(context)
     except FolkmootError as error:
         if not error.retryable:
             raise
         say(f"{error} The run itself is complete.")
         return None
-    return asdict(registered)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -91,9 +91,11 @@ def _scheduled(
         from pipelines.hosts.dvc import run as run_dvc
 
         return run_dvc(settings, params_file=path, run=name, say=console.print)
-    from pipelines.hosts.airflow_services import run as run_airflow
+    from folkmoot.cli.tables import RoundProgress
+    from pipelines.hosts.airflow_run import run as run_airflow
 
-    return run_airflow(settings, run=name, say=console.print)
+    with RoundProgress(console, settings.model.rounds) as progress:
+        return run_airflow(settings, run=name, progress=progress.hooks())
 
 
 def _finish(

@@ -13,7 +13,7 @@ from typing import Any
 
 from folkmoot.errors import RoundError
 
-__all__ = ["acquire", "folder", "release", "touch"]
+__all__ = ["acquire", "folder", "holder", "release", "touch"]
 
 
 def folder(workspace: Path, federation: str) -> Path:
@@ -66,6 +66,12 @@ def touch(workspace: Path, federation: str) -> None:
     path = folder(workspace, federation) / "active.json"
     if path.exists():
         os.utime(path)
+
+
+def holder(workspace: Path, federation: str) -> str | None:
+    """Name of the active run, or None."""
+    active = _read(folder(workspace, federation))
+    return None if active is None else str(active["run"])
 
 
 def release(workspace: Path, federation: str, run: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -21,12 +22,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from folkmoot.errors import ConfigError, TransientError
+from folkmoot.errors import ConfigError, FolkmootError, TransientError
 
-__all__ = ["Services", "free_port"]
+__all__ = ["Services", "error_in", "free_port"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 USER = "admin"
+_ERROR = re.compile(
+    r"\b(?P<code>(?:config|data|privacy|protocol|round|transient)\.[a-z-]+)"
+    r"(?: \[(?P<site>[^\]]*)\])?: (?P<message>.*) Remedy: (?P<remedy>.*)"
+)
 
 
 def free_port(preferred: int) -> int:
@@ -136,7 +141,9 @@ class Services:
         self.port = free_port(self._preferred)
         self._configure()
         # A user's own AIRFLOW__… variables belong to another Airflow.
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "AIRFLOW__"))}
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "AIRFLOW__"))
+        }
         path = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.hosts.airflow_launch"],
@@ -283,9 +290,10 @@ class Services:
         while time.monotonic() < deadline:
             for fault in self.api("GET", "/importErrors")["import_errors"]:
                 if fault["filename"].endswith(f"{dag}.py"):
-                    raise ConfigError(
+                    text = fault["stack_trace"].strip()
+                    raise error_in(text) or ConfigError(
                         "config.invalid",
-                        f"{dag} cannot be read: {fault['stack_trace'].strip().splitlines()[-1]}",
+                        f"{fault['filename']} cannot be read: {text.splitlines()[-1]}",
                         "Mend what the message names.",
                     )
             try:
@@ -302,7 +310,9 @@ class Services:
             f"Look at {self.logs / 'dag-processor.log'}.",
         )
 
-    def trigger(self, dag: str, conf: Mapping[str, Any] | None = None, note: str | None = None) -> str:
+    def trigger(
+        self, dag: str, conf: Mapping[str, Any] | None = None, note: str | None = None
+    ) -> str:
         """Start a DAG run by hand; returns its id."""
         body = {"logical_date": None, "conf": dict(conf or {}), "note": note}
         return str(self.api("POST", f"/dags/{dag}/dagRuns", json=body)["dag_run_id"])
@@ -311,6 +321,11 @@ class Services:
         """State, dates and note of a DAG run."""
         found: dict[str, Any] = self.api("GET", f"/dags/{dag}/dagRuns/{_quoted(run)}")
         return found
+
+    def end_run(self, dag: str, run: str, note: str) -> None:
+        """Mark a DAG run failed, which also stops its tasks."""
+        body = {"state": "failed", "note": note}
+        self.api("PATCH", f"/dags/{dag}/dagRuns/{_quoted(run)}", json=body)
 
     def tasks(self, dag: str, run: str) -> dict[str, dict[str, Any]]:
         """Task instances of a DAG run by task id."""
@@ -329,7 +344,11 @@ class Services:
         """Text of a task's log."""
         path = f"/dags/{dag}/dagRuns/{_quoted(run)}/taskInstances/{task}/logs/{attempt}"
         content = self.api("GET", path, headers={"Accept": "application/json"})["content"]
-        return "\n".join(str(line.get("event", line)) for line in content)
+        lines: list[str] = []
+        for line in content:
+            lines.append(str(line.get("event", "")))
+            lines += [f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ()]
+        return "\n".join(lines)
 
     def _configure(self) -> None:
         """Write ``airflow.cfg``: secrets are kept, everything else follows this version."""
@@ -377,6 +396,19 @@ class Services:
         with part.open("w", encoding="utf-8") as file:
             config.write(file)
         os.replace(part, self.home / "airflow.cfg")
+
+
+def error_in(text: str) -> FolkmootError | None:
+    """The last error of ours that a log or traceback ends with, as it was raised."""
+    found = list(_ERROR.finditer(text))
+    if not found:
+        return None
+    values = found[-1].groupdict()
+    families = {
+        kind.__name__.removesuffix("Error").lower(): kind for kind in FolkmootError.__subclasses__()
+    }
+    family = families[values["code"].split(".")[0]]
+    return family(values["code"], values["message"], values["remedy"], site=values["site"])
 
 
 def _secrets(path: Path) -> dict[str, str]:

@@ -1,0 +1,329 @@
+"""The Airflow host: a plan becomes a DAG.
+
+::
+
+    open ─┬─▶ prepare (a group per site: version → validate → anonymise → encode) ─▶ initialise
+          └─▶ track                                                                      │
+    ┌────────────────────────────────────────────────────────────────────────────────────┘
+    └▶ round-001 (train per site → aggregate) ─▶ … ─▶ evaluate per site ─▶ conclude ─▶ report ─▶ register
+
+Site tasks have ``queue="site-<name>"`` and aggregates run when all sites are done, well or not; the
+quorum is kept by the step itself.  Rounds are unrolled to the most that ``params.yaml`` allows: an
+aggregate that ends training marks all later rounds skipped, and the tasks of a site it went on
+without.  The DAG is data from the plan; what tasks do is in ``airflow_tasks``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetAny,
+    AssetOrTimeSchedule,
+    CronTriggerTimetable,
+    Param,
+    TaskGroup,
+    TriggerRule,
+    get_parsing_context,
+)
+
+from folkmoot.errors import ConfigError
+from folkmoot.params import Params
+from folkmoot.plan import COORDINATOR, RoundPlan, Step
+from pipelines.hosts import airflow_docs as docs
+from pipelines.hosts.airflow_data import AnnounceData, RefreshSite, alias, site_asset
+from pipelines.hosts.airflow_form import fields
+from pipelines.hosts.airflow_tasks import (
+    OpenRun,
+    Project,
+    RegisterModel,
+    Report,
+    StepTask,
+    TrackRun,
+    load_project,
+    task_id,
+)
+from pipelines.plans import plan_of
+
+__all__ = ["federated_dag", "refresh_dag"]
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def federated_dag(kind: str) -> DAG | None:
+    """The DAG ``federated_<kind>`` of the project's ``params.yaml``.
+
+    Parameters
+    ----------
+    kind : str
+        ``linear`` or ``trees``.
+
+    Returns
+    -------
+    DAG or None
+        None where ``params.yaml`` is meant for the other kind and does not fit this one (such as
+        differential privacy with trees).
+
+    Raises
+    ------
+    ConfigError
+        For faulty settings; Airflow shows it as the file's import error.
+    """
+    if _other(f"federated_{kind}"):
+        return None
+    try:
+        project = load_project(kind)
+        contract = project.contract()
+        plan = plan_of(project.params, contract)
+    except ConfigError:
+        if load_project().params.model.kind == kind:
+            raise
+        return None
+    form = fields(project.params)
+    with DAG(
+        dag_id=f"federated_{kind}",
+        dag_display_name=docs.DISPLAY[kind],
+        description=docs.DESCRIPTION[kind],
+        doc_md=docs.dag(project.params, contract, plan),
+        schedule=_schedule(project.params) if project.scheduled else None,
+        start_date=START,
+        catchup=False,
+        max_active_runs=1,
+        params=_params(form),
+        tags={"folkmoot", "federated", kind, project.params.federation.name},
+        default_args={
+            "owner": COORDINATOR,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=5),
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": timedelta(minutes=2),
+        },
+        owner_links={},
+        render_template_as_native_obj=False,
+    ) as dag:
+        _Builder(project, plan, {name: key for name, (key, _) in form.items()}).build()
+    return dag
+
+
+def refresh_dag() -> DAG | None:
+    """The DAG ``refresh_site_data``: looks for new dataset versions and announces them as Assets."""
+    if _other("refresh_site_data"):
+        return None
+    project = load_project()
+    params = project.params
+    with DAG(
+        dag_id="refresh_site_data",
+        dag_display_name="Refresh site data",
+        description="Record new dataset versions at the sites; new ones start a training.",
+        doc_md=docs.REFRESH,
+        schedule=_cron(params.schedule.refresh_cron) if project.scheduled else None,
+        start_date=START,
+        catchup=False,
+        max_active_runs=1,
+        tags={"folkmoot", "data", params.federation.name},
+        default_args={
+            "owner": COORDINATOR,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=5),
+        },
+    ) as dag:
+        announce = AnnounceData(
+            task_id="announce",
+            project=project,
+            task_display_name="Announce new dataset versions",
+            doc_md=docs.ANNOUNCE,
+            trigger_rule=TriggerRule.ALL_DONE,
+            outlets=[alias(params)],
+            inlets=[site_asset(params, site) for site in params.federation.members],
+        )
+        for site in params.federation.members:
+            refresh = RefreshSite(
+                task_id=f"refresh-{site}",
+                site=site,
+                project=project,
+                task_display_name=f"Refresh {site}",
+                doc_md=docs.refresh(site),
+                owner=site,
+                queue=f"site-{site}",
+                execution_timeout=_deadline(params),
+            )
+            refresh >> announce
+    return dag
+
+
+def _only() -> str | None:
+    """The one task that a task's process reads the file for; None where the whole DAG is wanted.
+
+    A process that runs one task needs that task alone, and building a hundred others would cost
+    every task of every round (Airflow: "optimizing Dag parsing delays during execution").
+    """
+    return get_parsing_context().task_id
+
+
+def _other(dag: str) -> bool:
+    """Whether a task's process reads this file for another DAG's sake."""
+    wanted = get_parsing_context().dag_id
+    return wanted is not None and wanted != dag
+
+
+def _deadline(params: Params) -> timedelta:
+    return timedelta(seconds=params.federation.deadline_seconds)
+
+
+def _cron(expression: str | None) -> CronTriggerTimetable | None:
+    return None if expression is None else CronTriggerTimetable(expression, timezone="UTC")
+
+
+def _schedule(params: Params) -> Any:
+    """By the clock, by new data, by both, or by hand only."""
+    clock = _cron(params.schedule.cron)
+    if not params.schedule.on_new_data:
+        return clock
+    assets = AssetAny(*(site_asset(params, site) for site in params.federation.members))
+    return assets if clock is None else AssetOrTimeSchedule(timetable=clock, assets=assets)
+
+
+def _params(form: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Param]:
+    params = {name: Param(**arguments) for name, (_, arguments) in form.items()}
+    params["run"] = Param(
+        default=None,
+        type=["string", "null"],
+        pattern="^[a-z0-9][a-z0-9._-]{0,127}$",
+        title="Run",
+        section="Resume",
+        description_md="Name of an earlier run to resume; a new run when empty.",
+    )
+    return params
+
+
+class _Builder:
+    """Tasks of a plan, inside an open DAG."""
+
+    def __init__(self, project: Project, plan: RoundPlan, form: dict[str, str]) -> None:
+        self.project = project
+        self.plan = plan
+        self.form = form
+        self.tasks: dict[str, Any] = {}
+        self._steps = {task_id(step): step for step in plan}
+
+    def _alone(self, step: Step) -> None:
+        """One task in its groups, without the others."""
+        *groups, _ = task_id(step).split(".")
+        with contextlib.ExitStack() as stack:
+            for group in groups:
+                stack.enter_context(TaskGroup(group))
+            self._task(step)
+
+    def build(self) -> None:
+        """All tasks, in the plan's order."""
+        only = _only()
+        if only is not None and only in self._steps:
+            self._alone(self._steps[only])
+            return
+        start = OpenRun(
+            task_id="open",
+            project=self.project,
+            form=self.form,
+            rounds=self.plan.rounds,
+            task_display_name="Open the run",
+            doc_md=docs.OPEN,
+        )
+        with TaskGroup("prepare", tooltip=docs.PREPARE):
+            for site in self.plan.sites:
+                with TaskGroup(site, tooltip=docs.PREPARE):
+                    steps = [s for s in self.plan.stage("prepare/") if s.place == site]
+                    self._add(steps)
+                start >> self.tasks[steps[0].name]
+        self._add([self.plan.step("round-000/initialise")])
+        for round in range(1, self.plan.rounds + 1):
+            name = f"round-{round:03d}"
+            with TaskGroup(name, tooltip=f"Round {round} of at most {self.plan.rounds}"):
+                self._add(self.plan.stage(f"{name}/"))
+        with TaskGroup("evaluate", tooltip=docs.EVALUATE):
+            self._add(self.plan.stage("final/evaluate/"))
+        conclude = self._add([self.plan.step("final/conclude")])
+        self._close(start, conclude)
+
+    def _add(self, steps: Iterable[Step]) -> Any:
+        """Tasks of steps, behind those they follow; returns the last."""
+        task = None
+        for step in steps:
+            task = self.tasks[step.name] = self._task(step)
+            for before in self._before(step):
+                self.tasks[before] >> task
+        return task
+
+    def _task(self, step: Step) -> StepTask:
+        site: dict[str, Any] = {}
+        if step.place != COORDINATOR:
+            site = {
+                "owner": step.place,
+                "queue": f"site-{step.place}",
+                "execution_timeout": _deadline(self.project.params),
+            }
+        return StepTask(
+            task_id=task_id(step).rsplit(".", 1)[-1],
+            step=step.name,
+            project=self.project,
+            task_display_name=docs.title(step),
+            doc_md=docs.step(step),
+            trigger_rule=_rule(step),
+            **site,
+        )
+
+    def _before(self, step: Step) -> tuple[str, ...]:
+        """The steps a task waits for: fewer than ``after``, since each stage follows the last."""
+        if step.name.startswith("final/evaluate/"):
+            # A stage that could not close stops the evaluation as well.
+            return tuple(s.name for s in self.plan if s.round and s.name.endswith("/aggregate"))
+        if step.place == COORDINATOR or step.name.startswith("prepare/"):
+            return step.after
+        return step.after[:1]
+
+    def _close(self, start: OpenRun, conclude: Any) -> None:
+        """What follows the result: report, tracking, registration."""
+        params = self.project.params
+        report = Report(
+            task_id="report",
+            project=self.project,
+            task_display_name="Report",
+            doc_md=docs.REPORT,
+        )
+        conclude >> report
+        if not params.tracking.enabled:
+            return
+        track = TrackRun(
+            task_id="track",
+            project=self.project,
+            task_display_name="Track in MLflow",
+            doc_md=docs.TRACK,
+            retries=0,
+        )
+        start >> track
+        if params.tracking.register_model:
+            register = RegisterModel(
+                task_id="register",
+                project=self.project,
+                task_display_name="Register the model",
+                doc_md=docs.REGISTER,
+                outlets=[
+                    Asset(f"{params.federation.name}-{params.model.kind}-model", group="model")
+                ],
+                retries=4,
+                retry_delay=timedelta(seconds=15),
+            )
+            report >> register
+
+
+def _rule(step: Step) -> TriggerRule:
+    """Coordinators wait for all sites, well or not; evaluation passes over skipped rounds."""
+    if step.place == COORDINATOR:
+        return TriggerRule.ALL_DONE
+    if step.name.startswith("final/"):
+        return TriggerRule.NONE_FAILED
+    return TriggerRule.ALL_SUCCESS

@@ -1,0 +1,122 @@
+"""What Airflow's pages say about DAGs and tasks (Markdown)."""
+
+from __future__ import annotations
+
+from folkmoot.contract import Contract
+from folkmoot.params import Params
+from folkmoot.plan import COORDINATOR, RoundPlan, Step
+
+__all__ = ["DESCRIPTION", "DISPLAY", "dag", "refresh", "step", "title"]
+
+DISPLAY = {"linear": "Federated linear model", "trees": "Federated trees"}
+DESCRIPTION = {
+    "linear": "Train one linear model over all sites; rows stay where they are.",
+    "trees": "Train one XGBoost model over all sites; rows stay where they are.",
+}
+
+PREPARE = "Version, validate, anonymise and encode the site's rows; quick where nothing changed."
+EVALUATE = "Evaluate the final model on every site's held-out rows."
+
+OPEN = """Fixes params (with the form's changes), contract and roster of the run in `run.json`.
+
+Retrying or clearing tasks of this DAG run resumes the same run: finished steps are not repeated."""
+
+REPORT = """Writes the model as a file into the coordinator's folder. For recipes, where all rows are
+at hand, also trains each site alone and on pooled rows, to compare with; never for real sites."""
+
+TRACK = """Mirrors rounds, metrics and budgets into MLflow while they happen. Rounds do not wait for
+it: where MLflow is down, this task ends as skipped and `register` catches up."""
+
+REGISTER = """Brings MLflow up to date and registers the model as `candidate`; it becomes `champion`
+when it beats the present champion on held-out rows. Clear this task once MLflow answers again."""
+
+ANNOUNCE = """Updates the Asset of every site whose dataset version is new, all at once, so that one
+training follows. Skipped where nothing changed."""
+
+REFRESH = """### Refresh site data
+
+Each site records the present rows of its dataset as a version in its own DVC repository. Where the
+version is new, the site's Asset is updated with its keyed fingerprint, which starts the federated
+DAGs (`schedule.on_new_data`). Rows never leave the site."""
+
+_BODIES = {
+    "site.version": "Resolves the dataset version (DVC) and checks that the rows are those.",
+    "site.validate": "Checks the rows against the data contract; errors count rows, never show them.",
+    "site.anonymise": (
+        "Drops or pseudonymises direct identifiers, generalises quasi-identifiers, suppresses "
+        "classes that are too small."
+    ),
+    "site.encode": "Encodes rows by the contract's public categories and releases summed statistics.",
+    "site.train_linear": "Computes this round's update, applies privacy, signs and releases it.",
+    "site.train_trees": "Grows this round's trees, signs and releases them.",
+    "site.train_local_dp": "Trains diffprivlib's own estimator and releases the model.",
+    "site.evaluate": "Counts the final model's hits and errors on held-out rows, and releases counts.",
+    "coordinator.initialise": "Makes the initial model, scaled by the sites' summed statistics.",
+    "coordinator.aggregate": (
+        "Aggregates the released updates by site name, writes the round's record, and decides "
+        "whether rounds go on. Sites that did not contribute are left out, as long as the quorum "
+        "holds; their later tasks are skipped."
+    ),
+    "coordinator.conclude": "Combines the evaluations and writes the run's result.",
+}
+_TITLES = {
+    "site.train_linear": "Train",
+    "site.train_trees": "Train",
+    "site.train_local_dp": "Train",
+}
+
+
+def title(step: Step) -> str:
+    """Name of a step's task for people."""
+    verb = _TITLES.get(step.body, step.body.rsplit(".", 1)[1].capitalize())
+    where = "" if step.place == COORDINATOR else f" {step.place}"
+    when = f", round {step.round}" if step.name.startswith("round-") and step.round else ""
+    return f"{verb}{where}{when}"
+
+
+def step(step: Step) -> str:
+    """Documentation of a step's task."""
+    lines = [_BODIES[step.body], ""]
+    if step.place == COORDINATOR:
+        required = len(step.after) if step.quorum is None else step.quorum
+        lines.append(f"Needs {required} of {len(step.after)} sites.")
+    else:
+        lines.append(f"Runs at site `{step.place}`, beside its data (queue `site-{step.place}`).")
+    if step.outputs:
+        lines.append("Publishes " + ", ".join(f"`{key}`" for key in step.outputs) + ".")
+    return "\n".join(lines)
+
+
+def refresh(site: str) -> str:
+    """Documentation of a site's refresh task."""
+    return (
+        f"Records the present rows of `{site}` as a dataset version; quick where nothing changed."
+    )
+
+
+def dag(params: Params, contract: Contract, plan: RoundPlan) -> str:
+    """Documentation of a federated DAG."""
+    privacy = params.privacy
+    protection = {
+        "none": "none",
+        "clip": f"updates clipped to norm {privacy.clip_norm:g}",
+        "gaussian": f"clip norm {privacy.clip_norm:g}, noise multiplier {privacy.noise_multiplier:g}",
+        "diffprivlib": f"diffprivlib estimators, epsilon {privacy.epsilon}",
+    }[privacy.mechanism]
+    return f"""### Federation `{plan.federation}`
+
+One model over {len(plan.sites)} sites whose rows stay where they are.
+
+| | |
+|---|---|
+| sites | {", ".join(f"`{site}`" for site in plan.sites)} |
+| quorum | {params.federation.required} of {len(plan.sites)} |
+| model | {plan.kind}, {params.model.chosen.strategy}, at most {plan.rounds} rounds |
+| contract | `{contract.name}` version {contract.version} ({contract.task}) |
+| privacy | {protection} |
+| deadline of a site's task | {params.federation.deadline_seconds} s |
+
+A site that fails or is late is left out as long as the quorum holds: its task shows failed, its later
+tasks skipped, and the aggregate's log says so. When rounds end early, later rounds show skipped.
+Settings come from `params.yaml`; the form before a run changes what does not alter this graph.
+"""

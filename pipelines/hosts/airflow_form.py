@@ -1,0 +1,81 @@
+"""The form that Airflow shows before a run: ``params.yaml`` as typed fields, without its structure.
+
+Fields come from the types of :mod:`folkmoot.params`, with their bounds as JSON schema, so that a bad
+value is refused before anything starts.  What would change the DAG's shape (sites, kind of model) is
+not asked for; rounds may be fewer than the DAG has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from folkmoot.params import Params
+from folkmoot.sections import Section
+
+__all__ = ["fields"]
+
+#: Structural, or for studies only.
+_LEFT_OUT = {"privacy.unit", "privacy.seeded", "privacy.seed", "model.trees.strategy"}
+#: Of the data section only what leaves a site's dataset as it is.
+_DATA = {"data.scaling"}
+_TITLES = {"l2": "L2 penalty", "eta": "Eta (learning rate)"}
+
+
+def fields(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The form's fields.
+
+    Parameters
+    ----------
+    params : Params
+        Their defaults.
+
+    Returns
+    -------
+    dict of str to (str, dict)
+        By name in the form: dotted key of ``params.yaml``, and arguments of Airflow's ``Param``.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    sections = [
+        (f"model.{params.model.kind}", params.model.chosen, "Model"),
+        ("data", params.data, "Data"),
+        ("privacy", params.privacy, "Privacy"),
+        ("aggregation", params.aggregation, "Aggregation"),
+    ]
+    for prefix, section, title in sections:
+        for key, default, schema in _walk(prefix, section):
+            if key in _LEFT_OUT or (key.startswith("data.") and key not in _DATA):
+                continue
+            name = key.rsplit(".", 1)[1]
+            if name == "rounds":
+                schema["maximum"] = params.model.rounds
+            schema["title"] = _TITLES.get(name, name.replace("_", " ").capitalize())
+            found[name] = key, {"default": default, "section": title, **schema}
+    return found
+
+
+def _walk(prefix: str, section: Section) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Key, default and JSON schema of every value of a section and its subsections."""
+    properties = type(section).model_json_schema()["properties"]
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _walk(f"{prefix}.{name}", value)
+        else:
+            yield f"{prefix}.{name}", value, _schema(properties[name])
+
+
+def _schema(field: Mapping[str, Any]) -> dict[str, Any]:
+    """Pydantic's JSON schema as Airflow's form understands it: a list of types, no references."""
+    schema = {
+        k: v for k, v in field.items() if k not in {"default", "title", "anyOf", "description"}
+    }
+    for choice in field.get("anyOf", ()):
+        if choice["type"] == "null":
+            schema["type"] = [schema["type"], "null"]
+        else:
+            schema.update(choice)
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+    schema["description_md"] = field.get("description", "")
+    return schema

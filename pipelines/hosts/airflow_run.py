@@ -1,0 +1,190 @@
+"""One training through a local Airflow: start it, trigger the DAG, tell what happens, stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from folkmoot.errors import FolkmootError, RoundError
+from folkmoot.params import Params
+from folkmoot.plan import RunContext, keys
+from pipelines.coordinator.open_round import load_json, run_name
+from pipelines.hosts.airflow_services import Services, error_in
+from pipelines.hosts.embedded import Progress
+from pipelines.hosts.execute import open_context, store_of
+from pipelines.hosts.walk import record
+
+__all__ = ["local_airflow", "run", "watch"]
+
+_INTERVAL = 0.3
+
+
+def local_airflow(
+    params: Params, workspace: Path, *, scheduled: bool, port: int = 8080
+) -> Services:
+    """Airflow of a workspace, with these params; not started yet.
+
+    Parameters
+    ----------
+    params : Params
+        What its DAGs train.
+    workspace : Path
+        Folder of sites and runs; Airflow's home is ``airflow/`` in it.
+    scheduled : bool
+        Whether DAGs start by themselves.
+    port : int
+        Preferred port of the UI.
+    """
+    home = workspace.absolute() / "airflow"
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "params.yaml"
+    part = file.with_suffix(".part")
+    part.write_text(yaml.safe_dump(params.model_dump(mode="json")), encoding="utf-8")
+    os.replace(part, file)
+    environment = {
+        "FOLKMOOT_PARAMS": str(file),
+        "FOLKMOOT_ROOT": str(Path.cwd()),
+        "FOLKMOOT_WORKSPACE": str(workspace.absolute()),
+        "FOLKMOOT_UNSCHEDULED": "" if scheduled else "1",
+    }
+    return Services(home, environment=environment, port=port, eager=not scheduled)
+
+
+def run(
+    params: Params,
+    *,
+    run: str | None = None,
+    workspace: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a federation as an Airflow DAG, or resume it; Airflow is started and stopped for it.
+
+    Parameters
+    ----------
+    params : Params
+        Typed ``params.yaml``.
+    run : str, optional
+        Name of the run; by default the unfinished run of the same params, else a new one.
+    workspace : Path, optional
+        Instead of ``federation.workspace``.
+    progress : Progress, optional
+        Told of phases and rounds.
+
+    Returns
+    -------
+    dict
+        The run's ``result.json`` with ``seconds`` (set-up, preparation, rounds, evaluation).
+
+    Raises
+    ------
+    FolkmootError
+        The error of the task that ended the DAG run.
+    """
+    progress = progress or Progress()
+    started = time.time()
+    workspace = workspace or Path(params.federation.workspace)
+    with local_airflow(params, workspace, scheduled=False) as airflow:
+        progress.say("Starting Airflow (scheduler, API server, dag-processor)")
+        if params.data.recipe not in {"csv", "parquet"}:
+            from pipelines.simulation import ensure_sites
+
+            ensure_sites(params, workspace, progress.say)
+        store = store_of(params, workspace)
+        name = run or run_name(params, store)
+        airflow.wait_ready()
+        progress.say(f"Airflow is up: {airflow.url}")
+        dag = f"federated_{params.model.kind}"
+        airflow.wait_dag(dag, started)
+        _abandon(airflow, dag)
+        dag_run = airflow.trigger(dag, {"run": name})
+        return watch(airflow, dag, dag_run, params, name, workspace, progress, started)
+
+
+def watch(
+    airflow: Services,
+    dag: str,
+    dag_run: str,
+    params: Params,
+    name: str,
+    workspace: Path,
+    progress: Progress,
+    started: float,
+) -> dict[str, Any]:
+    """Follow a DAG run to its end; see :func:`run`."""
+    store = store_of(params, workspace)
+    context: RunContext | None = None
+    told = 0
+    while True:
+        state = airflow.dag_run(dag, dag_run)["state"]
+        if context is None and store.find(f"{params.federation.name}/runs/{name}/{keys.RUN}"):
+            context = open_context(name, params.federation.name, store, workspace)
+            progress.say(f"Run {name}: {len(params.federation.sites)} sites prepare their data")
+        while context is not None and (found := record(context, told + 1)) is not None:
+            told += 1
+            progress.round(told, params.model.rounds, found)
+            for site, code in found["missing"].items():
+                progress.say(f"{site} is left out of round {told}: {code}")
+        if state in {"success", "failed"}:
+            break
+        time.sleep(_INTERVAL)
+    tasks = airflow.tasks(dag, dag_run)
+    if state == "failed" or context is None:
+        raise _failure(airflow, dag, dag_run, tasks.values())
+    result = load_json(context, keys.RESULT) or {}
+    return {**result, **_registered(context), "seconds": _seconds(tasks, started)}
+
+
+def _abandon(airflow: Services, dag: str) -> None:
+    """End DAG runs that a killed Airflow left behind: their work goes on under the run's name."""
+    query = {"state": ["running", "queued"]}
+    for stale in airflow.api("GET", f"/dags/{dag}/dagRuns", params=query)["dag_runs"]:
+        airflow.end_run(dag, stale["dag_run_id"], "Its Airflow was stopped; a later run took over.")
+
+
+def _registered(context: RunContext) -> dict[str, Any]:
+    """What the DAG registered in MLflow."""
+    from pipelines.conclusion import run_folder
+
+    path = run_folder(context) / "registered.json"
+    if not path.exists():
+        return {}
+    return {"registered": json.loads(path.read_text())}
+
+
+def _failure(
+    airflow: Services, dag: str, dag_run: str, tasks: Iterable[dict[str, Any]]
+) -> FolkmootError:
+    """The error of the first task that failed for good, as it was raised there."""
+    failed = [task for task in tasks if task["state"] == "failed"]
+    if not failed:
+        return RoundError(
+            "round.site-failed", f"DAG run {dag_run} failed.", f"See it in Airflow: {airflow.url}."
+        )
+    # A site's own error says more than the quorum that broke over it.
+    first = min(failed, key=lambda t: (t["end_date"], t["task_id"]))
+    text = airflow.task_log(dag, dag_run, first["task_id"], first["try_number"])
+    return error_in(text) or RoundError(
+        "round.site-failed",
+        f"Task {first['task_id']} of DAG {dag} failed.",
+        f"See its log below {airflow.home / 'logs'}.",
+    )
+
+
+def _seconds(tasks: dict[str, dict[str, Any]], started: float) -> dict[str, float]:
+    """Laps between the ends of the tasks that close each phase."""
+    ends = {
+        name: datetime.fromisoformat(task["end_date"]).timestamp()
+        for name, task in tasks.items()
+        if task["state"] == "success" and task["end_date"]
+    }
+    rounds = max(end for name, end in ends.items() if ".aggregate" in name)
+    laps = [started, ends["open"], ends["initialise"], rounds, ends["conclude"]]
+    names = ("set_up", "preparation", "rounds", "evaluation")
+    return {n: round(b - a, 4) for n, a, b in zip(names, laps, laps[1:], strict=False)}
