@@ -44,7 +44,8 @@ def sums(
     dict of str to ndarray
         ``rows`` int64 (); ``count`` int64 (d,), values that are not missing; ``sum`` and
         ``square`` float64 (d,), centred; for classes ``class_counts`` int64 (K,), for regression
-        ``label_sum`` and ``label_square`` float64 (), centred on the label's public midpoint.
+        ``label_sum`` and ``label_square`` float64 (), centred on the label's public midpoint;
+        ``weight`` float64 (), the summed sample weights, where there are any.
 
     Notes
     -----
@@ -57,8 +58,11 @@ def sums(
     partial: list[tuple[NDArray[Any], NDArray[Any]]] = []
     classes = np.zeros(len(contract.classes), np.int64)
     label: list[tuple[float, float]] = []
-    for features, labels, _ in blocks:
+    weight: list[float] = []
+    for features, labels, weights in blocks:
         rows += len(labels)
+        if weights is not None:
+            weight.append(float(weights.sum()))
         # Feature by feature in contiguous memory: numpy then sums pairwise.
         x = np.array(features.T, np.float64, order="C")
         np.clip(x, space.lower[:, None], space.upper[:, None], out=x)
@@ -79,6 +83,8 @@ def sums(
         "sum": np.array([math.fsum(p[0][j] for p in partial) for j in range(d)]),
         "square": np.array([math.fsum(p[1][j] for p in partial) for j in range(d)]),
     }
+    if weight:
+        out["weight"] = np.array(math.fsum(weight))
     if contract.classes:
         out["class_counts"] = classes
     else:
