@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from folkmoot.updates import Part
     from site_tasks.home import SiteHome
 
-__all__ = ["check_releases", "open_ledger", "release"]
+__all__ = ["check_releases", "has_released", "open_ledger", "release"]
 
 Make = Callable[[], Mapping[str, "Part | TrainedPrivately"]]
 
@@ -155,7 +155,7 @@ def open_ledger(home: SiteHome, cache: dict[Any, Any] | None = None) -> Ledger:
     cache = {} if cache is None else cache
     name = ("ledger", str(home.ledger_path))
     if name not in cache:
-        if not home.ledger_path.exists() and any(_stored_releases(home.releases)):
+        if not home.ledger_path.exists() and has_released(home):
             raise PrivacyError(
                 "privacy.ledger",
                 f"Site {home.name} has released before, and its privacy ledger is gone.",
@@ -165,6 +165,11 @@ def open_ledger(home: SiteHome, cache: dict[Any, Any] | None = None) -> Ledger:
         cache[name] = Ledger(home.ledger_path, home.name)
     ledger: Ledger = cache[name]
     return ledger
+
+
+def has_released(home: SiteHome) -> bool:
+    """Whether bytes of any release are stored."""
+    return any(_stored_releases(home.releases))
 
 
 def check_releases(home: SiteHome, ledger: Ledger) -> int:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from folkmoot.errors import ConfigError
+
 if TYPE_CHECKING:
     from folkmoot.privacy.ledger import Entry, Ledger
     from site_tasks.home import SiteHome
@@ -108,9 +110,16 @@ def export(
 
 def _open(site: str, workspace: Path) -> tuple[SiteHome, Ledger]:
     from site_tasks.home import SiteHome
-    from site_tasks.release import open_ledger
+    from site_tasks.release import has_released, open_ledger
 
     home = SiteHome.find(site, workspace)
+    if not home.ledger_path.exists() and not has_released(home):
+        raise ConfigError(
+            "config.missing-file",
+            f"Site {site} has no privacy ledger: it has released nothing yet.",
+            "Take part in a training first.",
+            site=site,
+        )
     return home, open_ledger(home)
 
 
