@@ -60,7 +60,7 @@ class Permissions(Section):
     minimum_sites: Annotated[int, Field(ge=1)] = 2
     """Fewest sites in a federation for this site to take part."""
     epsilon_ceiling: Positive | None = None
-    """Most epsilon that all releases together may spend, at `delta`; refuses `none` and `clip`. No ceiling when absent."""
+    """Most epsilon of all releases together, at `delta`; with one, `none` and `clip` are refused."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Delta at which `epsilon_ceiling` counts."""
     seeded: bool = False

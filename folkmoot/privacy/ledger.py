@@ -118,6 +118,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._pid = 0
         self._inode = 0
+        self._inherited: list[sqlite3.Connection] = []
         self._connection: sqlite3.Connection
         with self._reading():
             pass
@@ -303,6 +304,9 @@ class Ledger:
             raise self._broken("was removed or replaced while it was in use")
         if self._pid == os.getpid():
             return self._connection
+        if self._pid:
+            # SQLite must not close in a child what its parent opened: keep it, unused.
+            self._inherited.append(self._connection)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         db = sqlite3.connect(

@@ -203,3 +203,14 @@ def test_processes_share_one_ledger_and_one_ceiling(tmp_path: Path) -> None:
         fits.reserve(subject(number), [Gaussian(4.0)], ceiling=Ceiling(5.0, 1e-5))
     with pytest.raises(PrivacyError):
         fits.reserve(subject(99), [Gaussian(4.0)], ceiling=Ceiling(5.0, 1e-5))
+
+
+def test_a_fork_opens_the_ledger_for_itself(tmp_path: Path) -> None:
+    ledger = filled(tmp_path / "ledger.sqlite", 1)
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=ledger.reserve, args=(subject(7), [Gaussian(4.0)]))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert ledger.reserve(subject(7), [Gaussian(4.0)]) == 2
+    assert ledger.verify() == 5

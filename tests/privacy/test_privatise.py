@@ -61,7 +61,7 @@ def test_clipping_bounds_all_arrays_together(delta: Any, control: Any, bound: fl
 
 
 def test_noise_has_the_deviation_that_the_event_claims() -> None:
-    """Zero update, 200,000 numbers: deviation within 1 % (4 standard errors), mean about 0, normal."""
+    """Zero update, 200,000 numbers: deviation within 1 %, mean about 0, normal."""
     from scipy import stats
 
     out = privatise({"update": linear(*np.zeros(200_000))}, GAUSSIAN)
