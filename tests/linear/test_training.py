@@ -160,9 +160,9 @@ def test_scaffold_reaches_the_pooled_optimum_where_fedavg_drifts(
 ) -> None:
     def distance(strategy: str) -> float:
         settings = [
-            f"model.linear.strategy={strategy}", "model.linear.rounds=60",
+            f"model.linear.strategy={strategy}", "model.linear.rounds=30",
             "model.linear.local_epochs=10", "model.linear.batch_size=1000",
-            "model.linear.learning_rate=0.3", "model.linear.l2=30.0",
+            "model.linear.learning_rate=0.3", "model.linear.l2=100.0",
             "model.linear.early_stopping.tolerance=0.0", "aggregation.evaluate_every=0",
         ]  # fmt: skip
         params = parse_params(base, settings)
@@ -174,13 +174,13 @@ def test_scaffold_reaches_the_pooled_optimum_where_fedavg_drifts(
         "data": {"partition": {"kind": "dirichlet", "alpha": 0.3}},
         "tracking": {"enabled": False},
     }
-    exact = parse_params(base, ["model.linear.l2=30.0", "model.linear.rounds=20"])
+    exact = parse_params(base, ["model.linear.l2=100.0", "model.linear.rounds=20"])
     workspace = workspace_of(exact)
     result = run(exact, run="exact", workspace=workspace)
     best = matrix(model_of(context_of(exact, workspace, "exact"), result["model"]))
     drift, corrected = distance("fedavg"), distance("scaffold")
     assert drift > 1e-2
-    assert corrected < drift / 50
+    assert corrected < drift / 1000
 
 
 def test_metrics_belong_to_the_round_before(workspace_of: Workspace) -> None:
