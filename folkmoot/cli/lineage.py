@@ -100,8 +100,8 @@ def _show_models(console: Console, models: list[dict[str, Any]], dataset: str | 
         _line(console, f"No registered model was made of {what}.")
         return
     table = Table(title=f"Models made of dataset version {dataset}…" if dataset else "Models")
-    for name in ("model", "version", "aliases", "run", "site", "privacy"):
-        table.add_column(name)
+    for name in ("model", "version", "aliases", "run", "site", "epsilon"):
+        table.add_column(name, no_wrap=name in {"model", "version"})
     for found in models:
         sites = [
             site
@@ -114,7 +114,7 @@ def _show_models(console: Console, models: list[dict[str, Any]], dataset: str | 
             ", ".join(found["aliases"]),
             found["run"],
             ", ".join(sites),
-            _privacy(found),
+            _epsilon(found),
         )
     console.print(table)
 
@@ -124,9 +124,13 @@ def _aliases(found: dict[str, Any]) -> str:
 
 
 def _privacy(found: dict[str, Any]) -> str:
+    return "no differential privacy" if found["epsilon"] is None else f"epsilon {_epsilon(found)}"
+
+
+def _epsilon(found: dict[str, Any]) -> str:
     if found["epsilon"] is None:
-        return "no differential privacy"
-    return f"epsilon {found['epsilon']:.4g}" + ("" if found["private"] else " (NOT PRIVATE)")
+        return "–"
+    return f"{found['epsilon']:.4g}" + ("" if found["private"] else " (NOT PRIVATE)")
 
 
 def _line(console: Console, text: str) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ _FINAL = frozenset(
 #: two minutes) is cut; nothing is told to anybody else; what is set already is left alone.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -82,6 +84,7 @@ def ui_command(params: Params, workspace: Path, *, port: int = 5000) -> list[str
     return [
         "env",
         "MLFLOW_DISABLE_TELEMETRY=true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false",
         str(Path(sys.executable).with_name("mlflow")),
         "server",
         "--backend-store-uri",
@@ -107,19 +110,21 @@ def connect(params: Params, workspace: Path) -> MlflowClient:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        from mlflow import MlflowClient
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on import, mlflow warns of its own type hints
+            import mlflow.pyfunc
     except ImportError:
         raise ConfigError(
             "config.installation",
             "mlflow is not installed.",
             "Install folkmoot[coordinator], or set tracking.enabled to false.",
         ) from None
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     uri = tracking_uri(params, workspace)
     if uri.startswith("sqlite:///"):
         _reachable(Path(uri.removeprefix("sqlite:///")))
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def experiment(client: MlflowClient, params: Params, workspace: Path) -> str:
