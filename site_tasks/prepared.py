@@ -84,8 +84,8 @@ class Prepared:
     digest : str
         Names dataset version, contract and preparation together (``Stages.encoded``).
     stability : int
-        Most prepared rows that change when one row of the dataset does; multiplies the
-        sensitivity of whatever is computed from them.
+        Most prepared rows that one row of the dataset adds or removes (symmetric distance);
+        multiplies the sensitivity of whatever is computed from them.
     folder : Path
         Private folder of the arrays.
     """

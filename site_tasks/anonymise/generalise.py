@@ -63,10 +63,11 @@ class Report:
 
 
 def stability(anonymisation: Anonymisation) -> int:
-    """Most rows of the result that change when one row of the input does.
+    """Most rows that one row of the input adds to the result or removes from it.
 
-    Dropping, pseudonyms and generalisation touch each row alone: 1.  Suppression is k-stable: a
-    row that leaves a class of k takes the k - 1 others with it.
+    In symmetric distance, as OpenDP counts: dropping, pseudonyms and generalisation touch each row
+    alone, which is 1.  Suppression is k-stable: a row that leaves a class of k takes the k - 1
+    others with it.
     """
     return anonymisation.k
 

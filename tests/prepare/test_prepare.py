@@ -94,9 +94,7 @@ def test_unchanged_data_and_params_do_nothing(context_of: ContextOf) -> None:
     first = context_of("r1")
     prepare(first)
     before = files(home_of(first))
-    other = context_of(
-        "r2", "privacy.delta=0.000001", "model.linear.rounds=3", "data.scaling=bounds"
-    )
+    other = context_of("r2", "privacy.delta=1e-6", "model.linear.rounds=3", "data.scaling=bounds")
     prepare(other)
     assert files(home_of(first)) == before
     a, b = (load_prepared(c, home_of(c)) for c in (first, other))
