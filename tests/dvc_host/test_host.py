@@ -1,0 +1,97 @@
+"""``pipelines.hosts.dvc.run``: the same bytes as the embedded host, errors raised as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from folkmoot.errors import DataError, ProtocolError, RoundError, TransientError
+from folkmoot.params import Params, load_params, parse_params
+from pipelines.coordinator import lock
+from pipelines.hosts import dvc, embedded
+from pipelines.hosts.dvc_stages import failure
+
+from .conftest import SETTINGS, Checkout
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def params() -> Params:
+    return parse_params(SETTINGS)
+
+
+def artefacts(workspace: Path) -> dict[str, bytes]:
+    root = workspace / "exchange"
+    return {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
+
+
+def test_equal_to_the_embedded_host(params: Params, workspace_of: Callable[..., Path]) -> None:
+    here, there = workspace_of(params, "embedded"), workspace_of(params, "dvc")
+    expected = embedded.run(params, run="same", workspace=here)
+    said: list[str] = []
+    found = dvc.run(params, run="same", workspace=there, say=said.append)
+    assert artefacts(there) == artefacts(here)
+    assert {**found, "seconds": None} == {**expected, "seconds": None}
+    assert set(found["seconds"]) == set(expected["seconds"])
+    assert any(line.startswith("Round 2 of 2") for line in said)
+    other = parse_params(SETTINGS, ["model.linear.l2=3.0"])
+    with pytest.raises(ProtocolError, match="other params"):
+        dvc.run(other, run="same", workspace=there)
+
+
+def test_a_sites_error_is_raised_as_it_was(
+    params: Params, workspace_of: Callable[..., Path]
+) -> None:
+    from site_tasks.home import SiteHome
+
+    workspace = workspace_of(params)
+    SiteHome.find("south", workspace).dataset.write_bytes(b"not the rows that DVC recorded")
+    with pytest.raises(DataError) as caught:
+        dvc.run(params, workspace=workspace)
+    assert (caught.value.code, caught.value.site) == ("data.version", "south")
+
+
+def test_another_run_in_progress(params: Params, workspace_of: Callable[..., Path]) -> None:
+    workspace = workspace_of(params)
+    lock.acquire(workspace, "pair", "other", "embedded", 60)
+    with pytest.raises(RoundError) as caught:
+        dvc.run(params, workspace=workspace)
+    assert caught.value.code == "round.busy"
+    lock.release(workspace, "pair", "other")
+
+
+def test_a_project_keeps_each_outcome(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout.folder)
+    file = Path("params.yaml")
+    first = dvc.run(load_params(file), params_file=file)
+    assert first["run"].startswith("dvc-")
+    checkout.change(model={"rounds": 3})
+    second = dvc.run(load_params(file), params_file=file)
+    assert second["rounds"] == 3
+    assert second["run"] != first["run"]
+    runs = checkout.project.stored("").parent
+    for result in (first, second):
+        kept = json.loads((runs / result["run"] / "final/result.json").read_text())
+        assert kept["model_digest"] == result["model_digest"]
+    assert failure(checkout.project) is None
+
+
+def test_another_dvc_command_is_running(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(checkout.folder)
+    params: Any = load_params("params.yaml")
+    with (
+        Repo(".") as repo,
+        repo.lock,
+        pytest.raises(TransientError) as caught,
+    ):
+        dvc.run(params, params_file=Path("params.yaml"))
+    assert caught.value.code == "transient.locked"
