@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -60,21 +61,15 @@ def _packages(extra: str) -> Finding:
     """Whether what the distribution declares for an extra is installed, in its version."""
     what = f"packages ({extra})" if extra else "packages"
     remedy = f"pip install 'folkmoot[{extra}]'" if extra else "pip install folkmoot"
-    try:
-        declared = importlib.metadata.requires("folkmoot") or []
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(what, "warning", "folkmoot runs from a folder, not installed.", remedy)
+    declared = _declared(extra)
+    if declared is None:
+        return Finding(what, "warning", "What Folkmoot needs is declared nowhere here.", remedy)
     from packaging.requirements import Requirement
 
-    faults, count = [], 0
-    for text in declared:
-        requirement = Requirement(text)
-        marker = requirement.marker
-        if marker is not None and not marker.evaluate({"extra": extra}):
+    faults = []
+    for requirement in map(Requirement, declared):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
             continue
-        if extra and (marker is None or marker.evaluate({"extra": ""})):
-            continue
-        count += 1
         try:
             installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
@@ -84,7 +79,24 @@ def _packages(extra: str) -> Finding:
             faults.append(f"{requirement.name} {installed} is not {requirement.specifier}")
     if faults:
         return Finding(what, "fault", "; ".join(faults), remedy)
-    return Finding(what, "ok", f"{count} as declared")
+    return Finding(what, "ok", f"{len(declared)} as declared")
+
+
+def _declared(extra: str) -> list[str] | None:
+    """Requirements of an extra: of the installed distribution, else of the checkout's pyproject."""
+    try:
+        every = importlib.metadata.requires("folkmoot") or []
+        mark = f"extra == '{extra}'"
+        plain = [text.replace('"', "'") for text in every]
+        return [text for text in plain if (mark in text if extra else "extra ==" not in text)]
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    pyproject = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if not pyproject.is_file():
+        return None
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    found: list[str] = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return found
 
 
 def _plan(params: Params) -> str:

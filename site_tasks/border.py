@@ -50,8 +50,10 @@ def border(step: Step, context: RunContext) -> Iterator[None]:
     except Exception as error:
         _log(step, context, error)
         safe = _safe(step, error)
-        _empty(error)
-    raise safe from None
+    try:
+        raise safe from None
+    finally:
+        safe.__context__ = None  # `from None` hides the original, but would keep it reachable
 
 
 def _safe(step: Step, error: Exception) -> FolkmootError:
@@ -78,18 +80,6 @@ def _safe(step: Step, error: Exception) -> FolkmootError:
         "Look at private/site.log in the site's folder: the traceback stays there.",
         site=step.place,
     )
-
-
-def _empty(error: BaseException | None) -> None:
-    """Strip what the original holds: Python keeps it reachable as ``__context__`` regardless."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        following = error.__cause__ or error.__context__
-        error.args = ()
-        error.__traceback__ = None
-        error.__cause__ = error.__context__ = None
-        error = following
 
 
 def _log(step: Step, context: RunContext, error: Exception) -> None:

@@ -7,6 +7,7 @@ Resolving a version reads DVC's pointer file and imports no DVC; adding, pushing
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -108,8 +109,9 @@ def add(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:
-        _write(data, part, home.name, move)
-        os.replace(part, target)
+        with _disk(home):
+            _write(data, part, home.name, move)
+            os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
     return record(home, message)
@@ -188,7 +190,7 @@ def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
         md5, size = _pointer(home)
         path = home.dataset
         if not path.exists():
-            _fetch(home, md5, path, None)
+            _fetch(home, md5, path)
         _verify(home, path, md5, size)
         note_version(home)
         pointer = str(_pointer_path(home).relative_to(home.root))
@@ -200,7 +202,7 @@ def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
     if not (path.exists() and _pointer_path(home).exists() and _pointer(home)[0] == md5):
         path = home.work / "versions" / f"{md5}{home.dataset.suffix}"
         if not path.exists():
-            _fetch(home, md5, path, commit)
+            _fetch(home, md5, path)
     _verify(home, path, md5, size)
     if revision == home.settings.dataset.revision:
         note_version(home)
@@ -269,7 +271,8 @@ def _dvc() -> Any:
         ) from None
     import logging
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    for name in ("dvc", "dvc_data", "dvc_objects"):  # they print hashes of the dataset
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return Repo
 
 
@@ -295,7 +298,7 @@ def _repository(home: SiteHome) -> Iterator[Any]:
     from dvc.lock import LockError
 
     try:
-        with _private_cache(home.root), Repo(str(home.root)) as repo:
+        with _disk(home), _private_cache(home.root), Repo(str(home.root)) as repo:
             yield repo
     except LockError:
         raise TransientError(
@@ -315,30 +318,49 @@ def _repository(home: SiteHome) -> Iterator[Any]:
         ) from None
 
 
-def _push(home: SiteHome, repo: Any) -> None:
+@contextmanager
+def _disk(home: SiteHome) -> Iterator[None]:
     try:
-        repo.push()
-    except Exception as error:  # every kind of remote has its own exceptions
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise TransientError(
+            "transient.disk-full",
+            f"No space is left for the dataset of site {home.name}; the former version stands.",
+            "Free space at the site and start again.",
+            site=home.name,
+        ) from None
+
+
+def _push(home: SiteHome, repo: Any) -> None:
+    """Push every version in DVC's cache: one that an earlier push missed is made good."""
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    try:
+        versions = [HashInfo("md5", oid) for oid in repo.cache.local.all()]
+        failed = bool(repo.cloud.push(versions).failed)
+    except Exception:  # every kind of remote has its own exceptions
+        failed = True
+    if failed:
         raise TransientError(
             "transient.remote",
-            f"The DVC remote of site {home.name} did not take the dataset "
-            f"({type(error).__name__}); it is committed but has no second copy.",
+            f"The DVC remote of site {home.name} did not take the dataset; it is committed, but "
+            "has no second copy.",
             "Check `dvc remote list` in the site's folder, then run `folkmoot site refresh`.",
             site=home.name,
         ) from None
 
 
-def _fetch(home: SiteHome, md5: str, path: Path, revision: str | None) -> None:
+def _fetch(home: SiteHome, md5: str, path: Path) -> None:
     """Bring a version from DVC's cache, or the remote, to ``path``."""
+    from dvc_data.hashfile.hash_info import HashInfo
+
     with _repository(home) as repo:
         odb = repo.cache.local
         if not odb.exists(md5):
             try:
-                repo.fetch(
-                    targets=None if revision else [str(_pointer_path(home))],
-                    revs=[revision] if revision else None,
-                    workspace=revision is None,
-                )
+                repo.cloud.pull([HashInfo("md5", md5)])
             except Exception:  # every kind of remote has its own exceptions
                 raise _gone(home) from None
         if not odb.exists(md5):

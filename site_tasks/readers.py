@@ -90,7 +90,9 @@ def record_batches(
     try:
         yield from read(path, list(names), contract)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise _unreadable(path, kind, names, error) from None
+        # Arrow counts the file's columns, not those that were asked for.
+        header = column_names(path, kind) if kind == "csv" else []
+        raise _unreadable(path, kind, header, error) from None
 
 
 def csv_to_parquet(path: Path, target: Path, contract: Contract) -> None:

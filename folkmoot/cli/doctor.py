@@ -115,5 +115,5 @@ def _show(findings: list[Finding]) -> None:
             table.add_row("", "", Text(f"→ {finding.remedy}", style="bold"))
     console = Console()
     console.print(table)
-    faults = sum(finding.state == "fault" for finding in findings)
-    console.print(f"{len(findings)} checks, {faults} at fault." if faults else "All is well.")
+    count = {state: sum(f.state == state for f in findings) for state in ("fault", "warning")}
+    console.print(f"{len(findings)} checks: {count['fault']} faults, {count['warning']} warnings.")

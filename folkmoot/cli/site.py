@@ -143,7 +143,7 @@ def show(
     permissions = values.pop("permissions")
     for name, value in [*values.items(), *((f"permits {k}", v) for k, v in permissions.items())]:
         shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-        table.add_row(name, Text("-" if value is None else shown))
+        table.add_row(name, Text("not set" if value is None else shown))
     Console().print(table)
 
 
