@@ -1,4 +1,4 @@
-"""One real federation, tracked in a real MLflow on SQLite, made once and shared by reading tests."""
+"""One real federation in a real MLflow on SQLite, made once and shared by tests that read it."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def free_port() -> int:
 @pytest.fixture
 def late_server(
     database: Path, tmp_path: Path
-) -> Iterator[tuple[str, Callable[[], "subprocess.Popen[bytes]"]]]:
+) -> Iterator[tuple[str, Callable[[], subprocess.Popen[bytes]]]]:
     """Address where `ui_command` will serve MLflow once the second value is called."""
     port = free_port()
     workspace = tmp_path / "server"
@@ -123,7 +123,7 @@ def test_mlflow_down_then_up(
             process.wait(min(seconds, 2.0))  # it goes on running
 
     assert tracking.follow(context, 200, sleep=wait, say=told.append)
-    assert waits[: 3] == [1.0, 2.0, 4.0][: len(waits)]
+    assert waits[:3] == [1.0, 2.0, 4.0][: len(waits)]
     assert "transient.tracking" in told[0]
     assert "4 rounds" in told[-1]
     assert rounds_of(context) == [1, 2, 3, 4]

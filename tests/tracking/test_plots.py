@@ -66,9 +66,7 @@ def test_federated_against_alone_and_pooled() -> None:
 
 @pytest.mark.parametrize("sites", [1, 256])
 def test_any_number_of_sites_is_drawn(sites: int, tmp_path: Any) -> None:
-    found = Published(
-        tuple(record(r, epsilon=0.1, sites=sites) for r in (1, 2)), None, None
-    )
+    found = Published(tuple(record(r, epsilon=0.1, sites=sites) for r in (1, 2)), None, None)
     for name, figure in figures(found, "binary").items():
         path = tmp_path / name.replace("/", "-")
         figure.savefig(path)

@@ -44,11 +44,11 @@ CASES = {
 
 
 def load_version(workspace: Path, params: Params, name: str) -> Any:
-    import mlflow
+    """By its files: `models:/…` would need MLflow's address for the whole process."""
+    import mlflow.pyfunc
 
-    mlflow.set_tracking_uri(mlflow_store.tracking_uri(params, workspace))
-    mlflow.set_registry_uri(mlflow_store.tracking_uri(params, workspace))
-    return mlflow.pyfunc.load_model(f"models:/{name}@champion")
+    client = mlflow_store.connect(params, workspace)
+    return mlflow.pyfunc.load_model(client.get_model_version_by_alias(name, "champion").source)
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -116,7 +116,7 @@ def test_loads_without_folkmoot_in_a_fresh_process(tracked: Tracked, tmp_path: P
     """Another folder, no PYTHONPATH: the model brings the code it needs, and no more than that."""
     uri = mlflow_store.tracking_uri(tracked.params, tracked.workspace)
     table = tracked.workspace / "sites" / "north" / "data" / "dataset.parquet"
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and "MLFLOW" not in k}
     done = subprocess.run(
         [sys.executable, "-c", LOAD, uri, "models:/clinic-linear@champion", str(table)],
         cwd=tmp_path,
@@ -230,7 +230,7 @@ def linear_model(coefficients: np.ndarray) -> Any:
 
 
 def test_every_type_is_accepted_as_pandas_holds_it(tmp_path: Path) -> None:
-    """Whole, missing and absent values; text, categoricals and booleans; labels as the contract's."""
+    """Whole, missing and absent values; text, categoricals and booleans; the label's own type."""
     from folkmoot.models.predictor import save
     from folkmoot.wire import encode
 
