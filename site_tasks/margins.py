@@ -15,7 +15,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact, decode, encode
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared
+
+if TYPE_CHECKING:
+    import xgboost
 
 __all__ = ["margins", "threads"]
 
@@ -84,21 +87,20 @@ def margins(
     base_score = meta["base_score"]
     file = _file(home, context, part)
     kept = _matching(memory.get(name), data, base_score)
+    lasting = kept is not None  # a process that remembers needs no file
     if kept is None:
         kept = _matching(_read(file, prepared.digest), data, base_score)
     if kept is not None and kept.size == len(data) - 1:
         memory[name] = kept
         return kept.values
     new = data if kept is None or kept.size == 1 else b"[" + data[kept.size + 1 :]
-    what = f"The global model of round {model.meta.get('round')}"
-    trees = parse_trees(new, TreeSpace.of(context.contract, context.params), count=None, what=what)
-    if len(trees) % outputs(meta):
-        raise _mismatch("a number of trees that is no multiple of the classes")
-    values = _predict(meta, trees, prepared.matrix(part), kept, threads(context, prepared))
+    booster = _booster(new, meta, model, context, threads(context, prepared))
+    values = _predict(booster, meta, prepared.matrix(part), kept)
     values.flags.writeable = False
     kept = _Kept(len(data) - 1, _digest(data, len(data) - 1, base_score), values)
     memory[name] = kept
-    _write(file, prepared.digest, kept)
+    if not lasting:
+        _write(file, prepared.digest, kept)
     return values
 
 
@@ -114,15 +116,33 @@ def threads(context: RunContext, prepared: Prepared) -> int:
     return min(int(context.cache.get("threads", cores)), useful)
 
 
+def _booster(
+    new: bytes, meta: dict[str, Any], model: Artefact, context: RunContext, n_threads: int
+) -> xgboost.Booster:
+    """Booster of the new trees, made once for all rows and sites that this process serves."""
+    name = (_digest(new, len(new), meta["base_score"]), n_threads)
+    last, booster = context.cache.get("new trees", (None, None))
+    if last != name or booster is None:
+        what = f"The global model of round {model.meta.get('round')}"
+        space = TreeSpace.of(context.contract, context.params)
+        trees = parse_trees(new, space, count=None, what=what)
+        if len(trees) % outputs(meta):
+            raise _mismatch("a number of trees that is no multiple of the classes")
+        booster = make_booster(meta, trees, threads=n_threads)
+        context.cache["new trees"] = (name, booster)
+    return booster
+
+
 def _predict(
-    meta: dict[str, Any], trees: list[Any], rows: Array, kept: _Kept | None, n_threads: int
+    booster: xgboost.Booster, meta: dict[str, Any], rows: Array, kept: _Kept | None
 ) -> NDArray[np.float32]:
-    booster = make_booster(meta, trees, threads=n_threads)
     shape = (len(rows), outputs(meta)) if meta["task"] == "multiclass" else (len(rows),)
     if not len(rows):
         return np.zeros(shape, np.float32)
     base = None if kept is None else kept.values
-    found = booster.inplace_predict(rows, predict_type="margin", base_margin=base)
+    found = booster.inplace_predict(
+        rows, predict_type="margin", base_margin=base, validate_features=False
+    )
     return np.array(found, np.float32).reshape(shape)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost
-from .conftest import LEVELS, TYPES, rows_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,8 @@ from folkmoot.models.tree_format import (
     strip,
 )
 from folkmoot.models.trees import OBJECTIVES, make_booster
+
+from .conftest import LEVELS, TYPES, rows_of
 
 SPACE = TreeSpace(TYPES, LEVELS, 4)
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost
-from .conftest import TYPES, rows_of
 from numpy.typing import NDArray
 
 from folkmoot.models.tree_format import dump_trees, strip
 from folkmoot.models.trees import OBJECTIVES
 from folkmoot.params import Trees
 from site_tasks.train_trees import gradients, grow, on_grid
+
+from .conftest import TYPES, rows_of
 
 TASKS = ("binary", "multiclass", "regression")
 
@@ -141,7 +142,7 @@ def test_gradients_are_derivatives(task: str) -> None:
 
 
 def test_weights_count_as_repeated_rows() -> None:
-    """Integer weights give the trees of rows repeated as often (few distinct values: equal cuts)."""
+    """Integer weights give the trees of repeated rows (few distinct values: equal cuts)."""
     rng = np.random.default_rng(7)
     x = rng.integers(0, 5, (400, 5)).astype(float)
     x[:, 4] %= 3

@@ -73,14 +73,19 @@ def test_only_new_trees_are_read(
         return original(meta, trees, **more)
 
     monkeypatch.setattr(module, "make_booster", counting)
+    args = (here.prepared["a"], "test")
     context = here.fresh()
     for model in [*grown, grown[-1]]:
-        margins(model, here.prepared["a"], "test", context, here.homes["a"])
-    assert read == [0, 4, 4, 4]
-    margins(grown[-1], here.prepared["a"], "test", here.fresh(), here.homes["a"])
-    assert read == [0, 4, 4, 4], "another process finds the site's file"
-    margins(grown[1], here.prepared["a"], "test", here.fresh(), here.homes["a"])
-    assert read[-1] == 4, "an older model starts anew"
+        margins(model, *args, context, here.homes["a"])  # type: ignore[arg-type]
+    assert read == [0, 4, 4, 4], "one process remembers"
+    margins(grown[-1], here.prepared["b"], "test", context, here.homes["b"])
+    assert read[4:] == [12], "another site of the process has all trees to read"
+    read.clear()
+    for model in [*grown, grown[-1]]:
+        margins(model, *args, here.fresh(), here.homes["a"])  # type: ignore[arg-type]
+    assert read == [4, 4, 4], "a process per step finds what the step before left"
+    margins(grown[1], *args, here.fresh(), here.homes["a"])  # type: ignore[arg-type]
+    assert read[3:] == [4], "an older model starts anew"
 
 
 @pytest.mark.parametrize("damage", [b"", b"FOLKMOOT", b"x" * 500])
