@@ -28,8 +28,10 @@ Chunk = tuple[Floats, NDArray[Any], Floats | None]
 KEEP_BYTES = 16 * 2**20
 #: Most bytes of matrices that one process keeps, over all sites it serves.
 CACHE_BYTES = 512 * 2**20
-#: Bytes of one chunk (as float64): a few chunks fit a processor's last-level cache.
-CHUNK_BYTES = 4 * 2**20
+#: Bytes of one chunk (as float64): it stays in a core's own cache while it is worked on.
+CHUNK_BYTES = 512 * 2**10
+#: Bytes of the blocks within which rows are shuffled.
+BLOCK_BYTES = 8 * 2**20
 
 
 class ScaledRows:
@@ -57,11 +59,9 @@ class ScaledRows:
         self._matrix, self._labels, self._weights = matrix, labels, weights
         self._mean, self._scale = mean, scale
         self._kept: Chunk | None = None
-        row = 8 * max(1, matrix.shape[1])
-        self._step = max(256, CHUNK_BYTES // row)
-        if len(matrix) * row <= KEEP_BYTES:
-            self._kept = self._chunk(0, len(matrix))
-            self._step = max(1, len(matrix))
+        self._row = 8 * max(1, matrix.shape[1])
+        if len(matrix) * self._row <= KEEP_BYTES:
+            self._kept = self._scaled(0, len(matrix))
 
     def __len__(self) -> int:
         return len(self._matrix)
@@ -78,17 +78,23 @@ class ScaledRows:
 
     def chunks(self) -> Iterator[Chunk]:
         """Features, labels and weights, chunk by chunk in the order of the rows."""
-        for start in range(0, len(self), self._step):
-            yield self._block(start)
+        step = max(256, CHUNK_BYTES // self._row)
+        for start in range(0, len(self), step):
+            yield self._rows(start, start + step)
 
     def batches(self, rng: np.random.Generator, size: int) -> Iterator[Chunk]:
         """One pass in random order: blocks in random order, rows in random order within a block.
 
-        A matrix that is kept in memory is one block.  The last batch of a block may be smaller.
+        A matrix that is kept in memory is one block.  Blocks are whole batches, so that only one
+        batch of a pass is smaller than ``size``.
         """
-        starts = np.arange(0, len(self), self._step)
+        if self._kept is not None:
+            step = max(1, len(self))
+        else:
+            step = size * max(1, BLOCK_BYTES // self._row // size)
+        starts = np.arange(0, len(self), step)
         for start in starts if len(starts) < 2 else rng.permutation(starts):
-            x, y, weights = self._block(int(start))
+            x, y, weights = self._rows(int(start), int(start) + step)
             order = rng.permutation(len(y))
             x, y = x[order], y[order]
             weights = None if weights is None else weights[order]
@@ -96,14 +102,17 @@ class ScaledRows:
                 batch = slice(at, at + size)
                 yield x[batch], y[batch], None if weights is None else weights[batch]
 
-    def _block(self, start: int) -> Chunk:
+    def _rows(self, start: int, stop: int) -> Chunk:
         if self._kept is not None:
-            return self._kept
-        block = self._chunk(start, start + self._step)
-        _give_back(self._matrix)
-        return block
+            x, y, weights = self._kept
+            at = slice(start, stop)
+            return x[at], y[at], None if weights is None else weights[at]
+        rows = self._scaled(start, stop)
+        for array in (self._matrix, self._labels, self._weights):
+            _give_back(array)
+        return rows
 
-    def _chunk(self, start: int, stop: int) -> Chunk:
+    def _scaled(self, start: int, stop: int) -> Chunk:
         x = np.array(self._matrix[start:stop], np.float64)
         x -= self._mean
         x /= self._scale
@@ -113,8 +122,8 @@ class ScaledRows:
         weights = self._weights
         return (
             x,
-            np.asarray(self._labels[start:stop]),
-            None if weights is None else np.asarray(weights[start:stop], np.float64),
+            np.array(self._labels[start:stop]),
+            None if weights is None else np.array(weights[start:stop], np.float64),
         )
 
 
