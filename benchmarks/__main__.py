@@ -32,10 +32,17 @@ def main(names: list[str]) -> int:
         found, code = measure(name)
         console.print(f"  {time.perf_counter() - began:.0f} s")
         if code or not found:
-            failed = {"what": f"{name}: ended with {code}", "measured": "–", "must": "", "met": False}
+            failed = {
+                "what": f"{name}: ended with {code}",
+                "measured": "–",
+                "must": "",
+                "met": False,
+            }
             found = [*found, failed]
         rows += found
-    table = Table(title=f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    table = Table(
+        title=f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    )
     for column in ("what", "measured", "must be", "met"):
         table.add_column(column)
     for row in rows:

@@ -27,5 +27,3 @@ def row(what: str, measured: str, must: str, *, met: bool | None) -> None:
     values = {"what": what, "measured": measured, "must": must, "met": met}
     sys.stdout.write(MARK + json.dumps(values) + "\n")
     sys.stdout.flush()
-
-

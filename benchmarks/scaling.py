@@ -79,7 +79,12 @@ def one(folder: str, rows: int, sites: int) -> None:
     for strategy in ("newton", "fedavg"):
         values: dict[str, Any] = {
             "federation": {"sites": [f"site-{n:03d}" for n in range(sites)]},
-            "data": {"recipe": "synthetic", "rows": rows, "columns": COLUMNS, "precision": "float32"},
+            "data": {
+                "recipe": "synthetic",
+                "rows": rows,
+                "columns": COLUMNS,
+                "precision": "float32",
+            },
             "model": {
                 "linear": {
                     "strategy": strategy,

@@ -134,7 +134,9 @@ class ExchangeStore:
 def _check(key: str) -> str:
     if not _KEY.fullmatch(key) or ".." in key:
         raise ProtocolError(
-            "protocol.format", "A key of the exchange store is malformed.", "Use relative keys only."
+            "protocol.format",
+            "A key of the exchange store is malformed.",
+            "Use relative keys only.",
         )
     return key
 
@@ -152,7 +154,9 @@ class _Folder:
         temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=".part-", delete=False
+            ) as file:
                 temporary = file.name
                 file.write(data)
             os.link(temporary, path)
@@ -175,7 +179,9 @@ class _Folder:
 
     def names(self, folder: str) -> list[str]:
         path = self.root / folder
-        return [p.name for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
+        return (
+            [p.name for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
+        )
 
 
 class _Remote:
@@ -210,7 +216,9 @@ class _Remote:
 
     def names(self, folder: str) -> list[str]:
         try:
-            return [str(p).rsplit("/", 1)[1] for p in self.fs.ls(f"{self.root}/{folder}", detail=False)]
+            return [
+                str(p).rsplit("/", 1)[1] for p in self.fs.ls(f"{self.root}/{folder}", detail=False)
+            ]
         except FileNotFoundError:
             return []
         except OSError as error:

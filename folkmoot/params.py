@@ -106,9 +106,9 @@ class Holdout(Section):
 class Data(Section):
     """Where the rows come from and how they become numbers."""
 
-    recipe: Literal["breast_cancer", "diabetes", "heart", "adult", "synthetic", "csv", "parquet"] = (
-        "breast_cancer"
-    )
+    recipe: Literal[
+        "breast_cancer", "diabetes", "heart", "adult", "synthetic", "csv", "parquet"
+    ] = "breast_cancer"
     """Recipe of `folkmoot data`; `csv` and `parquet` are the user's own."""
     path: str | None = None
     """Folder or file of the source, for `heart`, `adult`, `csv` and `parquet`."""
@@ -366,7 +366,9 @@ class Params(Section):
                 "model.linear.strategy local_dp and privacy.mechanism diffprivlib go together"
             )
         if local and self.model.linear.rounds != 1:
-            raise ValueError("model.linear.strategy local_dp trains once: set model.linear.rounds to 1")
+            raise ValueError(
+                "model.linear.strategy local_dp trains once: set model.linear.rounds to 1"
+            )
         return self
 
     def digest(self) -> str:

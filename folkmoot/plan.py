@@ -94,7 +94,7 @@ class RoundPlan:
         return hashlib.sha256(canonical_json([step.to_dict() for step in self.steps])).hexdigest()
 
 
-class keys:  # noqa: N801 - a namespace of key builders, read as `keys.model(3)`
+class keys:
     """Keys of the exchange store, relative to a run (``folkmoot.exchange`` shows the layout)."""
 
     RUN = "run.json"

@@ -77,7 +77,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(
-            "config.syntax", f"{path} is not a mapping of keys.", "Start it with `key: value` lines."
+            "config.syntax",
+            f"{path} is not a mapping of keys.",
+            "Start it with `key: value` lines.",
         )
     return values
 
@@ -106,7 +108,9 @@ def _override(values: dict[str, Any], item: str) -> None:
     key, sep, text = item.partition("=")
     if not sep or not key:
         raise ConfigError(
-            "config.invalid", "An override is not of the form KEY=VALUE.", "Write --set model.kind=trees."
+            "config.invalid",
+            "An override is not of the form KEY=VALUE.",
+            "Write --set model.kind=trees.",
         )
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
@@ -120,7 +124,9 @@ def _override(values: dict[str, Any], item: str) -> None:
         inner = inner.setdefault(name, {})
         if not isinstance(inner, dict):
             raise ConfigError(
-                "config.invalid", f"Override {key}: {name} is not a section.", "Check the key's dots."
+                "config.invalid",
+                f"Override {key}: {name} is not a section.",
+                "Check the key's dots.",
             )
     inner[last] = value
 
@@ -131,7 +137,9 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str) -> Conf
     for fault in error.errors(include_input=False, include_url=False, include_context=False):
         key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(fault["loc"][-1]), _known(kind, fault["loc"][:-1]), 1)
+            near = difflib.get_close_matches(
+                str(fault["loc"][-1]), _known(kind, fault["loc"][:-1]), 1
+            )
             hint = f"; did you mean {near[0]}?" if near else ""
             faults.append(f"{key} is unknown{hint}")
         else:

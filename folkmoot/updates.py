@@ -202,8 +202,11 @@ def _part(name: str, entry: Mapping[str, Any], artefact: Artefact) -> Part:
         raise ValueError
     if entry["kind"] == "trees":
         return TreeUpdate(arrays["trees"].tobytes(), weight)
-    kind = {"linear": LinearUpdate, "statistics": Statistics}[entry["kind"]]
-    return kind(arrays, weight)
+    if entry["kind"] == "linear":
+        return LinearUpdate(arrays, weight)
+    if entry["kind"] == "statistics":
+        return Statistics(arrays, weight)
+    raise ValueError
 
 
 def _order(message: str) -> PrivacyError:

@@ -53,14 +53,15 @@ def baselines(context: RunContext, sites: Sequence[str]) -> dict[str, Any]:
             "Compare with the metrics that each site computes for itself.",
         )
     prepared = {
-        site: load_prepared(context, SiteHome.find(site, context.workspace)) for site in sorted(sites)
+        site: load_prepared(context, SiteHome.find(site, context.workspace))
+        for site in sorted(sites)
     }
     train = {site: _rows(p, "train") for site, p in prepared.items()}
     test = {site: _rows(p, "test") for site, p in prepared.items()}
     fit = _linear if context.params.model.kind == "linear" else _trees
     types = next(iter(prepared.values())).features.types
     pooled = _by_site(context, fit(context, _stack(train), types), test)
-    alone = {}
+    alone: dict[str, Any] = {}
     for site, rows in train.items():
         if context.contract.task != "regression" and len(np.unique(rows[1])) < 2:
             alone[site] = None  # one class only: nothing can be trained there

@@ -105,5 +105,3 @@ def _finish(
     from pipelines.conclusion import conclude_locally
 
     return conclude_locally(settings, result, baselines=baselines, say=console.print)
-
-

@@ -81,7 +81,9 @@ def show(console: Console, result: dict[str, Any]) -> None:
         )
     table.add_section()
     alone_overall = [a["overall"] for a in (compared.get("alone") or {}).values() if a]
-    mean = {name: sum(a[name] for a in alone_overall) / len(alone_overall)} if alone_overall else None
+    mean = (
+        {name: sum(a[name] for a in alone_overall) / len(alone_overall)} if alone_overall else None
+    )
     table.add_row(
         "all sites",
         f"{result['rounds']} rounds" + (f" ({result['stop']})" if result.get("stop") else ""),
@@ -100,7 +102,9 @@ def show(console: Console, result: dict[str, Any]) -> None:
     registered = result.get("registered")
     if registered:
         console.print(f"Model: {registered['name']} version {registered['version']} in MLflow")
-    console.print(f"Model file: {result['model_path']}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"Model file: {result['model_path']}", markup=False, highlight=False, soft_wrap=True
+    )
     seconds = result.get("seconds") or {}
     if seconds:
         console.print("Seconds: " + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()))

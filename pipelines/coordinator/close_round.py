@@ -79,7 +79,11 @@ def _calm(before: Mapping[str, Any], changes: Mapping[str, Any], context: RunCon
 
 
 def _record(
-    context: RunContext, round: int, collected: Collected, meta: Mapping[str, Any], model: ArtifactRef
+    context: RunContext,
+    round: int,
+    collected: Collected,
+    meta: Mapping[str, Any],
+    model: ArtifactRef,
 ) -> dict[str, Any]:
     previous = load_json(context, keys.record(round - 1)) if round > 1 else None
     privacy = _privacy(context, previous, collected.updates)
@@ -106,7 +110,10 @@ def _privacy(
     settings = context.params.privacy
     result: dict[str, Any] = dict(previous["privacy"]) if previous else {}
     for update in updates:
-        events = [*result.get(update.site, {}).get("events", []), update.receipt["events"]["update"]]
+        events = [
+            *result.get(update.site, {}).get("events", []),
+            update.receipt["events"]["update"],
+        ]
         spent, method = epsilon(events, settings.delta)
         result[update.site] = {
             "mechanism": settings.mechanism,

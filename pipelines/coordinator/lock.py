@@ -48,14 +48,14 @@ def acquire(workspace: Path, federation: str, run: str, host: str, patience: flo
                 f"{active['host']} host.",
                 "Wait until it ends, or stop it; a second federation may run beside it.",
             )
-        if active is not None and active["run"] == run and active["pid"] != os.getpid():
-            if active["host"] != "airflow" and _alive(home, active, patience):
-                raise RoundError(
-                    "round.busy",
-                    f"Run {run} of federation {federation} is already being carried out by "
-                    f"process {active['pid']}.",
-                    "Wait until that process ends.",
-                )
+        twice = active is not None and active["run"] == run and active["pid"] != os.getpid()
+        if twice and active and active["host"] != "airflow" and _alive(home, active, patience):
+            raise RoundError(
+                "round.busy",
+                f"Run {run} of federation {federation} is already being carried out by "
+                f"process {active['pid']}.",
+                "Wait until that process ends.",
+            )
         part = home / "active.part"
         part.write_text(json.dumps({"run": run, "host": host, "pid": os.getpid()}))
         os.replace(part, home / "active.json")

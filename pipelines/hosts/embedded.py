@@ -29,7 +29,7 @@ class Progress:
     """What a run tells while it goes on; the defaults keep silent."""
 
     say: Callable[[str], None] = lambda message: None
-    round: Callable[[int, int, dict[str, Any]], None] = lambda round, rounds, record: None
+    round: Callable[[int, int, dict[str, Any]], None] = lambda number, rounds, record: None
 
 
 @dataclass

@@ -50,7 +50,9 @@ def _fit(params: Params, contract: Contract) -> None:
         hierarchy = quasi[name].hierarchy if name in quasi else None
         depth = max(len(hierarchy.widths), len(hierarchy.levels)) if hierarchy else 0
         if name not in quasi or level > depth:
-            what = f"has {depth} levels" if name in quasi else "is no quasi-identifier of the contract"
+            what = (
+                f"has {depth} levels" if name in quasi else "is no quasi-identifier of the contract"
+            )
             raise ConfigError(
                 "config.invalid",
                 f"anonymisation.levels.{name}: the column {what}.",

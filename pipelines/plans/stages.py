@@ -35,7 +35,9 @@ def prepare(params: Params) -> Iterable[Step]:
     )
 
 
-def one_round(params: Params, round: int, body: str, sites: Iterable[str], quorum: int) -> Iterable[Step]:
+def one_round(
+    params: Params, round: int, body: str, sites: Iterable[str], quorum: int
+) -> Iterable[Step]:
     """Train at ``sites``, then aggregate at the coordinator."""
     sites = tuple(sites)
     before = f"round-{round - 1:03d}/aggregate" if round > 1 else "round-000/initialise"

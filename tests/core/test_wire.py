@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,7 @@ def test_round_trip_keeps_values_shapes_and_types() -> None:
 
 def test_order_of_insertion_does_not_change_the_digest() -> None:
     one = example()
-    other = Artefact(
-        "model", dict(reversed(one.meta.items())), dict(reversed(one.arrays.items()))
-    )
+    other = Artefact("model", dict(reversed(one.meta.items())), dict(reversed(one.arrays.items())))
     assert digest(encode(one)) == digest(encode(other))
 
 
@@ -88,10 +87,8 @@ def test_damaged_bytes_never_raise_anything_but_protocol_errors(data: st.DataObj
     for _ in range(data.draw(st.integers(1, 6))):
         position = data.draw(st.integers(0, len(original) - 1))
         original[position] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(ProtocolError):
         decode(bytes(original))
-    except ProtocolError:
-        pass
 
 
 @settings(max_examples=200, deadline=None)

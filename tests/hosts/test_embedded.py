@@ -69,7 +69,10 @@ def test_every_strategy_learns(workspace_of: Workspace, setting: str, least: flo
 @pytest.mark.parametrize("kind", ["linear", "trees"])
 def test_regression_learns(workspace_of: Workspace, kind: str) -> None:
     settings = params(
-        "data.recipe=diabetes", f"model.kind={kind}", "model.trees.max_depth=3", "model.trees.eta=0.2"
+        "data.recipe=diabetes",
+        f"model.kind={kind}",
+        "model.trees.max_depth=3",
+        "model.trees.eta=0.2",
     )
     result = run(settings, run="one", workspace=workspace_of(settings))
     assert result["metrics"]["overall"]["r2"] > (0.4 if kind == "linear" else 0.3)
@@ -120,7 +123,9 @@ def test_killed_at_any_point_it_ends_the_same(workspace_of: Workspace) -> None:
     kills = 0
     for key in KILL_AT:
         done = set(published(shaken, "r"))
-        with subprocess.Popen([sys.executable, "-c", script, settings.model_dump_json()]) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", script, settings.model_dump_json()]
+        ) as process:
             while process.poll() is None and not (root / key).exists():
                 time.sleep(0.0005)
             process.send_signal(signal.SIGKILL)
@@ -320,7 +325,15 @@ def test_the_command_line_ends_with_one_object(workspace_of: Workspace, tmp_path
     settings = params("model.linear.rounds=2")
     workspace = workspace_of(settings)
     (tmp_path / "params.yaml").write_text("tracking: {enabled: false}\n")
-    command = [sys.executable, "-m", "folkmoot.cli", "run", "--json", "--set", "model.linear.rounds=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "folkmoot.cli",
+        "run",
+        "--json",
+        "--set",
+        "model.linear.rounds=2",
+    ]
     command += ["--set", f"federation.workspace={workspace}"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
