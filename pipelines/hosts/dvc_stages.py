@@ -83,6 +83,7 @@ def _stage(project: Project, name: str, of: Any) -> None:
     if name == "report":
         from pipelines.hosts.dvc_report import write_report
 
+        _forget_later_rounds(project)  # not in `evaluate`: DVC may take that one from its cache
         return write_report(_context(project), project.report)
     if name == "publish":
         return _publish(project)
@@ -200,7 +201,6 @@ def _same_versions(project: Project, context: RunContext) -> None:
 
 def _evaluate(project: Project) -> None:
     context = _context(project)
-    _forget_later_rounds(project)
     context = open_run(
         context.params,
         context.contract,

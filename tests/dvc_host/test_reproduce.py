@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from folkmoot.plan import keys
+from folkmoot.wire import decode
 from pipelines.hosts import embedded
 from site_tasks import dataset
 
@@ -48,10 +49,10 @@ def test_one_more_round_runs_that_round_alone(checkout: Checkout) -> None:
     assert set(plots) == {"auc over rounds", "log_loss over rounds", "auc per site"}
     points = plots["auc over rounds"][0]["content"]["data"]["values"]
     assert [point["round"] for point in points] == ["1", "2", "3"]
-    # Fewer rounds again: the third is not part of the outcome any more.
+    # Fewer rounds again: DVC has the evaluation in its cache, and the third round is forgotten.
     checkout.change(model={"rounds": 2})
     checkout.project.render()
-    assert checkout.repro("report") == ["evaluate", "report"]
+    assert checkout.repro("report") == ["report"]
     assert not checkout.project.stored("round-003").exists()
     assert json.loads((checkout.folder / "report/metrics.json").read_text())["rounds"] == 2
 
@@ -144,13 +145,16 @@ def test_a_killed_repro_goes_on_where_it_was(checkout: Checkout, tmp_path: Path)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert checkout.repro("report") == ["round-002", "evaluate", "report"]
-    # The same bytes as a run that nobody killed: the same sites, on the embedded host.
+    # The same model as of a run that nobody killed: the same sites, on the embedded host.
     workspace = tmp_path / "undisturbed"
     shutil.copytree(checkout.project.workspace, workspace, symlinks=True)
     shutil.rmtree(workspace / "exchange")
     embedded.run(checkout.project.params, run="dvc", workspace=workspace)
     key = checkout.project.stored(keys.model(2)).relative_to(checkout.project.workspace)
-    assert (workspace / key).read_bytes() == checkout.model(2)
+    expected, found = decode((workspace / key).read_bytes()), decode(checkout.model(2))
+    assert {name: array.tobytes() for name, array in found.arrays.items()} == {
+        name: array.tobytes() for name, array in expected.arrays.items()
+    }
 
 
 def test_the_lock_file_holds_no_hash_of_the_rows(checkout: Checkout) -> None:
