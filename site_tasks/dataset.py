@@ -210,11 +210,26 @@ def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
 
 
 def status(home: SiteHome) -> bool:
-    """Whether the site's DVC remote answers and holds the recorded dataset; imports DVC."""
+    """Whether the site's DVC remote answers and holds the recorded dataset; imports DVC.
+
+    Raises
+    ------
+    DataError
+        ``data.missing`` where there is no dataset.
+    TransientError
+        ``transient.remote`` where the remote does not answer.
+    """
     md5, _ = _pointer(home)
     with _repository(home) as repo:
-        odb = repo.cloud.get_remote_odb(name=None, command="status")
-        return bool(odb.exists(md5))
+        try:
+            return bool(repo.cloud.get_remote_odb(command="status").exists(md5))
+        except Exception:  # every kind of remote has its own exceptions
+            raise TransientError(
+                "transient.remote",
+                f"The DVC remote of site {home.name} does not answer.",
+                "Check `dvc remote list` in the site's folder, its credentials and the network.",
+                site=home.name,
+            ) from None
 
 
 # DVC --------------------------------------------------------------------------------------------

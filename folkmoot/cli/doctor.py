@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from folkmoot.findings import Finding
     from folkmoot.identity import Roster
 
-__all__ = ["app", "register"]
-
-app = typer.Typer(help="Check an installation and say what to mend.")
+__all__ = ["register"]
 
 _MARKS = {
     "ok": "[green]ok[/]",
@@ -32,7 +30,6 @@ def register(root: typer.Typer) -> None:
     root.command("doctor")(doctor)
 
 
-@app.callback(invoke_without_command=True)
 def doctor(
     site: Annotated[
         str | None,

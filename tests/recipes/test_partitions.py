@@ -143,7 +143,7 @@ def test_an_unknown_column_is_named(kind: str) -> None:
 
 
 def test_natural_needs_one_value_per_site() -> None:
-    with pytest.raises(ConfigError, match="4 values, .* 3 sites") as caught:
+    with pytest.raises(ConfigError, match=r"4 values, .* 3 sites") as caught:
         assign(FrameRows(frame()), CONTRACT, params(3, kind="natural", column="ward"))
     assert "north" not in str(caught.value)
 
