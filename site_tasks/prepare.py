@@ -240,7 +240,7 @@ def _unchanged(record: Mapping[str, Any]) -> None:
         raise DataError(
             "data.missing",
             f"The dataset {path.name} does not exist.",
-            "Add one with `folkmoot site add`, or fetch the recorded version with `dvc pull`.",
+            "Add one with `folkmoot site refresh`, or fetch the recorded version with `dvc pull`.",
         )
     if _stat(path) != record["stat"]:
         raise _changed()

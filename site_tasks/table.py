@@ -78,7 +78,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(
             "data.missing",
             f"The dataset {path.name} does not exist.",
-            "Add one with `folkmoot site add`, or fetch the recorded version with `dvc pull`.",
+            "Add one with `folkmoot site refresh`, or fetch the recorded version with `dvc pull`.",
         ) from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
