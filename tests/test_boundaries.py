@@ -1,0 +1,166 @@
+"""Who may know whom: a site without the coordinator's packages, and light imports where it counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BLOCK = """
+import sys
+
+class Absent:
+    def __init__(self, names):
+        self.names = names
+    def find_spec(self, name, path=None, target=None):
+        if any(name == n or name.startswith(n + ".") for n in self.names):
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Absent(sys.argv[1].split(",")))
+"""
+
+
+def python(code: str, absent: str = "none") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK + code, absent],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def modules(package: str) -> list[str]:
+    paths = sorted((ROOT / package).rglob("*.py"))
+    return [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in paths
+    ]
+
+
+def test_a_site_needs_nothing_of_the_coordinator() -> None:
+    code = "import importlib\n" + "".join(
+        f"importlib.import_module({name!r})\n" for name in modules("site_tasks")
+    )
+    python(code, "mlflow,airflow,pipelines.coordinator,matplotlib")
+
+
+def test_a_site_trains_where_the_coordinator_is_not_installed(tmp_path: Path) -> None:
+    """Preparation and a round at one site, with run.json and model made elsewhere before."""
+    workspace = tmp_path / "workspace"
+    opened = f"""
+from pathlib import Path
+from folkmoot.params import parse_params
+from pipelines.hosts.embedded import run
+run(parse_params({{"tracking": {{"enabled": False}}, "model": {{"linear": {{"rounds": 1}}}}}}),
+    run="r", workspace=Path({str(workspace)!r}))
+for path in Path({str(workspace / "exchange")!r}).rglob("round-001/*"):
+    path.unlink()
+"""
+    python(opened)
+    train = f"""
+from pathlib import Path
+from folkmoot.exchange import ExchangeStore
+from folkmoot.plan import Step, keys
+from pipelines.hosts.execute import execute, open_context
+w = Path({str(workspace)!r})
+context = open_context("r", "demo", ExchangeStore(w / "exchange"), w)
+step = Step("round-001/train/site-a", "site.train_linear", "site-a", 1, outputs=(keys.update(1, "site-a"),))
+print(execute(step, context)[0].key)
+"""
+    out = python(train, "mlflow,airflow,pipelines.coordinator,matplotlib")
+    assert out.strip() == "demo/runs/r/round-001/update-site-a"
+
+
+HEAVY = [
+    "pandas",
+    "sklearn",
+    "scipy",
+    "xgboost",
+    "mlflow",
+    "dvc",
+    "pandera",
+    "pyarrow",
+    "matplotlib",
+]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "folkmoot.cli.app",
+        "pipelines.plans",
+        "pipelines.hosts.embedded",
+        "pipelines.hosts.execute",
+        "pipelines.coordinator.close_round",
+        "pipelines.coordinator.close_run",
+        "pipelines.coordinator.aggregate.newton",
+        "pipelines.coordinator.aggregate.trees",
+        "site_tasks.train_linear",
+        "site_tasks.evaluate",
+        "site_tasks.release",
+        "site_tasks.prepare",
+    ],
+)
+def test_what_every_task_loads_is_light(module: str) -> None:
+    heavy = python(
+        f"import {module}\nprint(','.join(sorted(set({HEAVY!r}) & set(sys.modules))))"
+    ).strip()
+    assert heavy == ""
+
+
+@pytest.mark.parametrize("package", ["folkmoot", "site_tasks", "pipelines", "dags"])
+def test_every_module_says_what_it_is_and_keeps_its_promises(package: str) -> None:
+    """A docstring per module; every name in ``__all__`` exists."""
+    import ast
+
+    for path in sorted((ROOT / package).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), f"{path} has no docstring"
+        defined: set[str] = set()
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                defined |= {alias.asname or alias.name for alias in node.names}
+            else:
+                found = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+                defined |= {n.id for n in found if isinstance(n.ctx, ast.Store)}
+        for node in tree.body:
+            is_all = (
+                isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+            )
+            if is_all:
+                assert set(ast.literal_eval(node.value)) <= defined, path  # type: ignore[attr-defined]
+
+
+UNSAFE = ("pickle", "joblib", "cloudpickle", "marshal", "shelve", "dill")
+
+
+@pytest.mark.parametrize("package", ["folkmoot", "site_tasks", "pipelines", "dags"])
+def test_nothing_is_unpickled(package: str) -> None:
+    import ast
+
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & set(UNSAFE), path
+
+
+def test_every_declared_error_is_raised_somewhere() -> None:
+    """(An undeclared one cannot be made: the constructor refuses it.)"""
+    from folkmoot.errors import CODES
+
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("folkmoot", "site_tasks", "pipelines")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "errors.py"
+    )
+    assert [code for code in CODES if f'"{code}"' not in source] == []
