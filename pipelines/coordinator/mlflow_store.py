@@ -189,7 +189,8 @@ def _translate(error: Exception, where: str) -> FolkmootError | None:
         return ConfigError(
             "config.invalid",
             f"MLflow at {where} refuses ({code}).",
-            "Check tracking.uri, the credentials in the environment and the server's version.",
+            "Check tracking.uri, tracking.model_name, the credentials in the environment and the "
+            "server's version.",
         )
     if code is not None or isinstance(error, OSError) or _of(error, "sqlalchemy", "sqlite3"):
         return TransientError(

@@ -13,6 +13,7 @@ import pytest
 
 from folkmoot.errors import ConfigError
 from folkmoot.params import Params
+from pipelines.conclusion import conclude_locally
 from pipelines.coordinator import mlflow_store, tracking
 from pipelines.coordinator.mirror import Mirror
 from pipelines.hosts.embedded import Progress, run
@@ -47,12 +48,12 @@ def test_follows_a_run_that_goes_on(new_workspace: Workspaces) -> None:
     context = context_of(params, "r", workspace)
 
     def look(seconds: float) -> None:
-        assert seconds <= 0.01
+        assert seconds <= 0.1
         if rounds_of(context) == [1, 2]:
             logged.set()
-        thread.join(0.01)
+        thread.join(seconds)
 
-    assert tracking.follow(context, 60, interval=0.01, sleep=look)
+    assert tracking.follow(context, 60, interval=0.1, sleep=look)
     thread.join(60)
     assert logged.is_set()
     assert rounds_of(context) == [1, 2, 3, 4]
@@ -101,6 +102,19 @@ def late_server(
     for process in started:
         process.terminate()
         process.wait(30)
+
+
+def test_a_run_is_complete_without_mlflow(new_workspace: Workspaces) -> None:
+    """Rounds, model file and result are there; what is missing is said, with its remedy."""
+    params = settings(*ROUNDS, "federation.name=offline", "tracking.uri=http://127.0.0.1:9")
+    workspace = new_workspace(params)
+    told: list[str] = []
+    result = run(params, run="r", workspace=workspace)
+    whole = conclude_locally(params, result, workspace=workspace, baselines=False, say=told.append)
+    assert (whole["rounds"], whole["registered"]) == (4, None)
+    assert Path(whole["model_path"]).is_file()
+    assert "transient.tracking" in told[-1]
+    assert "tracking catch up" in told[-1]
 
 
 @pytest.mark.slow

@@ -254,3 +254,29 @@ def test_every_type_is_accepted_as_pandas_holds_it(tmp_path: Path) -> None:
     empty = predictor.predict(plain.assign(age=np.nan, dose=None).astype({"dose": float}))
     pd.testing.assert_frame_equal(absent, empty)
     assert isinstance(predictor, Predictor)
+
+
+def test_several_classes_keep_the_contracts_order() -> None:
+    contract = Contract(
+        name="three",
+        task="multiclass",
+        columns=[
+            Column(name="x", bounds=[-1.0, 1.0]),
+            Column(name="y", role="label", type="category", categories=["c", "a", "b"]),
+        ],
+    )
+    from folkmoot.wire import Artefact
+
+    arrays = {
+        "coef": np.array([[-4.0], [0.0], [4.0]]),
+        "intercept": np.array([0.0, 1.0, 0.0]),
+        "mean": np.zeros(1),
+        "scale": np.ones(1),
+    }
+    meta = {"kind": "linear", "task": "multiclass", "classes": ["c", "a", "b"], "round": 1}
+    predictor = Predictor(Artefact("model", meta, arrays), contract, Anonymisation())
+    found = predictor.predict(pd.DataFrame({"x": [-1.0, 0.0, 1.0]}))
+    assert found["prediction"].tolist() == ["c", "a", "b"]
+    assert list(found.columns) == ["prediction", "probability_c", "probability_a", "probability_b"]
+    odds = np.exp([[4.0, 1.0, -4.0], [0.0, 1.0, 0.0], [-4.0, 1.0, 4.0]])
+    np.testing.assert_allclose(found.iloc[:, 1:], odds / odds.sum(axis=1, keepdims=True))
