@@ -64,7 +64,10 @@ def _packages(extra: str) -> Finding:
     declared = _declared(extra)
     if declared is None:
         return Finding(what, "warning", "What Folkmoot needs is declared nowhere here.", remedy)
-    from packaging.requirements import Requirement
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # every extra brings it
+        return Finding(what, "fault", "packaging is not installed", remedy)
 
     faults = []
     for requirement in map(Requirement, declared):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameRows", "Rows", "deal"]
 
-_BUFFERED = 1_000_000
+#: Rows that wait to be written, over all sites.
+_BUFFERED = 262_144
 
 
 class Rows(Protocol):
@@ -133,7 +134,6 @@ def deal(
             edges = np.searchsorted(part[order], np.arange(len(names) + 1))
             for i, name in enumerate(names):
                 if edges[i] < edges[i + 1]:
-                    # A copy: a slice would keep the whole batch in memory.
                     waiting[name].append(table.slice(edges[i], edges[i + 1] - edges[i]))
                     if sum(map(len, waiting[name])) >= most:
                         flush(name)
