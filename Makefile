@@ -43,7 +43,7 @@ bench: $(READY) ## Measure everything the README claims
 	@$(BIN)/python -m benchmarks
 
 docs: $(READY) ## Write the reference pages that are made from the code
-	@$(BIN)/folkmoot params reference
+	@$(BIN)/folkmoot params reference --write docs/reference
 
 lock: ## Resolve pyproject.toml anew into requirements/lock.txt
 	@$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \

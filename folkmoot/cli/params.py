@@ -11,12 +11,10 @@ app = typer.Typer(
     help="Check and show params.yaml, and write the reference pages.", no_args_is_help=True
 )
 
-File = Annotated[
-    Path, typer.Option("--params", "-p", help="The params file.", metavar="FILE", show_default=True)
-]
+File = Annotated[Path, typer.Option("--params", help="The federation's settings.", metavar="FILE")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="Override a key for this call.", metavar="KEY=VALUE"),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated."),
 ]
 
 

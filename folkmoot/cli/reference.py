@@ -268,9 +268,10 @@ def _command(command: Any, context: Any, path: str) -> list[str]:
 
 
 def _parameter(parameter: Any, context: Any) -> str | None:
-    if parameter.param_type_name == "argument":
-        return f"| `{parameter.make_metavar(context)}` | {_cell(parameter.help or '')} |"
     if parameter.name in {"help", "install_completion", "show_completion"}:
         return None
+    if parameter.param_type_name == "argument":
+        shown = parameter.get_usage_pieces(context)[0]
+        return f"| `{_cell(shown)}` | {_cell(parameter.help or '')} |"
     record = parameter.get_help_record(context)
     return None if record is None else f"| `{_cell(record[0])}` | {_cell(record[1])} |"
