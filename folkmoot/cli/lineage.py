@@ -84,9 +84,9 @@ def _show_model(console: Console, found: dict[str, Any]) -> None:
 
     table = Table(title=f"{found['name']} version {found['version']}{_aliases(found)}")
     table.add_column("site")
-    table.add_column("dataset version (fingerprint)", overflow="fold")
+    table.add_column("dataset version (fingerprint; --json has all of it)", no_wrap=True)
     for site, fingerprints in found["datasets"].items():
-        table.add_row(site, "\n".join(fingerprints))
+        table.add_row(site, "\n".join(fingerprint[:32] for fingerprint in fingerprints))
     console.print(table)
     _line(console, f"Run {found['run']} of federation {found['federation']}, {_privacy(found)}")
     _line(console, f"Model digest {found['model_digest']}")
