@@ -9,7 +9,6 @@ derived features, classes that overlap).
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import row
 from folkmoot import metrics
+from folkmoot.models.trees import usable_cores
 from folkmoot.params import Params, parse_params
 from pipelines.hosts.embedded import run
 
@@ -70,7 +70,7 @@ def pooled(x: NDArray[np.float64], y: NDArray[np.int64]) -> xgboost.Booster:
     """As many trees as the federation grows, on all training rows."""
     matrix = xgboost.QuantileDMatrix(x, y)
     settings = {"objective": "binary:logistic", "tree_method": "hist", "max_depth": 6, "eta": 0.3}
-    threads = {"nthread": len(os.sched_getaffinity(0))}
+    threads = {"nthread": usable_cores()}
     return xgboost.train(settings | threads, matrix, ROUNDS * len(SITES))
 
 
@@ -133,7 +133,9 @@ def pooled_rows(
     from site_tasks.home import SiteHome
     from site_tasks.prepared import load_prepared
 
-    context = open_context("prepare", params.federation.name, store_of(params, workspace), workspace)
+    context = open_context(
+        "prepare", params.federation.name, store_of(params, workspace), workspace
+    )
     found = [load_prepared(context, SiteHome.find(site, workspace)) for site in SITES]
     x = np.concatenate([p.matrix(part) for p in found])  # type: ignore[arg-type]
     return x, np.concatenate([p.labels(part) for p in found])  # type: ignore[arg-type]

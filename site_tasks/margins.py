@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError
 from folkmoot.models.tree_format import TreeSpace, parse_trees
-from folkmoot.models.trees import empty_model, import_xgboost, make_booster, outputs, tree_bytes
+from folkmoot.models.trees import (
+    empty_model,
+    import_xgboost,
+    make_booster,
+    outputs,
+    tree_bytes,
+    usable_cores,
+)
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact, decode, encode
 from site_tasks.home import SiteHome
@@ -110,10 +117,8 @@ def threads(context: RunContext, prepared: Prepared) -> int:
     A host that runs sites side by side puts ``threads`` into ``context.cache``.  The number
     changes nothing in what is computed.
     """
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    cores = int(limit) if limit.isdigit() and int(limit) else len(os.sched_getaffinity(0))
     useful = 1 + prepared.rows["train"] // ROWS_PER_THREAD
-    return min(int(context.cache.get("threads", cores)), useful)
+    return min(int(context.cache.get("threads") or usable_cores()), useful)
 
 
 def _booster(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -38,6 +39,7 @@ __all__ = [
     "to_xgboost",
     "tree_bytes",
     "tree_count",
+    "usable_cores",
 ]
 
 Array = NDArray[Any]
@@ -155,6 +157,15 @@ def make_booster(
     # Loading takes every core unless the thread's own configuration says otherwise.
     with xgboost.config_context(nthread=threads):
         return xgboost.Booster({"nthread": threads}, model_file=bytearray(text, "ascii"))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at most ``OMP_NUM_THREADS`` where that is set."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(limit)) if limit.isdigit() and int(limit) else cores
 
 
 def import_xgboost(*, alone: bool = False) -> ModuleType:
