@@ -51,6 +51,8 @@ class RoundProgress:
         overall = (record.get("metrics") or {}).get("overall", {})
         shown = [f"{n} {overall[n]:.4f}" for n in ("auc", "accuracy", "rmse") if n in overall][:1]
         self._bar.update(self._task, completed=number, total=rounds, metric=" ".join(shown))
+        if not self._bar.console.is_terminal:
+            self.say(" ".join([f"Round {number} of {rounds}", *shown]))
 
     def hooks(self) -> Any:
         """As the embedded host wants them."""

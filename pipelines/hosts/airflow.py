@@ -5,7 +5,7 @@
     open ─┬─▶ prepare (a group per site: version → validate → anonymise → encode) ─▶ initialise
           └─▶ track                                                                      │
     ┌────────────────────────────────────────────────────────────────────────────────────┘
-    └▶ round-001 (train per site → aggregate) ─▶ … ─▶ evaluate per site ─▶ conclude ─▶ report ─▶ register
+    └▶ round-001 (train per site → aggregate) ─▶ … ─▶ evaluate ─▶ conclude ─▶ report ─▶ register
 
 Site tasks have ``queue="site-<name>"`` and aggregates run when all sites are done, well or not; the
 quorum is kept by the step itself.  Rounds are unrolled to the most that ``params.yaml`` allows: an
@@ -53,6 +53,14 @@ from pipelines.plans import plan_of
 __all__ = ["federated_dag", "refresh_dag"]
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
+#: Only errors that may pass are retried; all others fail at once (``airflow_tasks``).
+DEFAULTS = {
+    "owner": COORDINATOR,
+    "retries": 2,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=2),
+}
 
 
 def federated_dag(kind: str) -> DAG | None:
@@ -84,6 +92,9 @@ def federated_dag(kind: str) -> DAG | None:
         if load_project().params.model.kind == kind:
             raise
         return None
+    step = {task_id(step): step for step in plan}.get(get_parsing_context().task_id or "")
+    if step is not None:
+        return _alone(project, plan, step)
     form = fields(project.params)
     with DAG(
         dag_id=f"federated_{kind}",
@@ -96,22 +107,36 @@ def federated_dag(kind: str) -> DAG | None:
         max_active_runs=1,
         params=_params(form),
         tags={"folkmoot", "federated", kind, project.params.federation.name},
-        default_args={
-            "owner": COORDINATOR,
-            "retries": 2,
-            "retry_delay": timedelta(seconds=5),
-            "retry_exponential_backoff": 2.0,
-            "max_retry_delay": timedelta(minutes=2),
-        },
-        owner_links={},
-        render_template_as_native_obj=False,
+        default_args=DEFAULTS,
     ) as dag:
-        _Builder(project, plan, {name: key for name, (key, _) in form.items()}).build()
+        _Builder(project, plan).build({name: key for name, (key, _) in form.items()})
+    return dag
+
+
+def _alone(project: Project, plan: RoundPlan, step: Step) -> DAG:
+    """A DAG of one task, for the process that runs it.
+
+    Building a hundred other tasks and a form would cost every task of every round (Airflow's manual:
+    optimizing Dag parsing delays during execution).
+    """
+    *groups, _ = task_id(step).split(".")
+    with (
+        DAG(
+            dag_id=f"federated_{plan.kind}",
+            start_date=START,
+            params={"run": None},
+            default_args=DEFAULTS,
+        ) as dag,
+        contextlib.ExitStack() as stack,
+    ):
+        for group in groups:
+            stack.enter_context(TaskGroup(group))
+        _Builder(project, plan).task(step)
     return dag
 
 
 def refresh_dag() -> DAG | None:
-    """The DAG ``refresh_site_data``: looks for new dataset versions and announces them as Assets."""
+    """The DAG ``refresh_site_data``: finds new dataset versions and announces them as Assets."""
     if _other("refresh_site_data"):
         return None
     project = load_project()
@@ -126,11 +151,7 @@ def refresh_dag() -> DAG | None:
         catchup=False,
         max_active_runs=1,
         tags={"folkmoot", "data", params.federation.name},
-        default_args={
-            "owner": COORDINATOR,
-            "retries": 2,
-            "retry_delay": timedelta(seconds=5),
-        },
+        default_args=DEFAULTS,
     ) as dag:
         announce = AnnounceData(
             task_id="announce",
@@ -154,15 +175,6 @@ def refresh_dag() -> DAG | None:
             )
             refresh >> announce
     return dag
-
-
-def _only() -> str | None:
-    """The one task that a task's process reads the file for; None where the whole DAG is wanted.
-
-    A process that runs one task needs that task alone, and building a hundred others would cost
-    every task of every round (Airflow: "optimizing Dag parsing delays during execution").
-    """
-    return get_parsing_context().task_id
 
 
 def _other(dag: str) -> bool:
@@ -204,31 +216,17 @@ def _params(form: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Param]:
 class _Builder:
     """Tasks of a plan, inside an open DAG."""
 
-    def __init__(self, project: Project, plan: RoundPlan, form: dict[str, str]) -> None:
+    def __init__(self, project: Project, plan: RoundPlan) -> None:
         self.project = project
         self.plan = plan
-        self.form = form
         self.tasks: dict[str, Any] = {}
-        self._steps = {task_id(step): step for step in plan}
 
-    def _alone(self, step: Step) -> None:
-        """One task in its groups, without the others."""
-        *groups, _ = task_id(step).split(".")
-        with contextlib.ExitStack() as stack:
-            for group in groups:
-                stack.enter_context(TaskGroup(group))
-            self._task(step)
-
-    def build(self) -> None:
-        """All tasks, in the plan's order."""
-        only = _only()
-        if only is not None and only in self._steps:
-            self._alone(self._steps[only])
-            return
+    def build(self, form: dict[str, str]) -> None:
+        """All tasks, in the plan's order; ``form`` maps the form's fields to keys of the params."""
         start = OpenRun(
             task_id="open",
             project=self.project,
-            form=self.form,
+            form=form,
             rounds=self.plan.rounds,
             task_display_name="Open the run",
             doc_md=docs.OPEN,
@@ -253,12 +251,13 @@ class _Builder:
         """Tasks of steps, behind those they follow; returns the last."""
         task = None
         for step in steps:
-            task = self.tasks[step.name] = self._task(step)
+            task = self.tasks[step.name] = self.task(step)
             for before in self._before(step):
                 self.tasks[before] >> task
         return task
 
-    def _task(self, step: Step) -> StepTask:
+    def task(self, step: Step) -> StepTask:
+        """The task of a step."""
         site: dict[str, Any] = {}
         if step.place != COORDINATOR:
             site = {

@@ -11,6 +11,7 @@ closes: services never outlive the command that started them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import select
@@ -36,7 +37,9 @@ PRELOAD = (
     "airflow.dag_processing.bundles.local",
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
+    "airflow.sdk.execution_time.timeout",
     "airflow.sdk.definitions.timetables.assets",
+    "jinja2.ext",
     "pipelines.hosts.airflow",
 )
 #: The same for the steps themselves; only the scheduler's children run them.
@@ -44,6 +47,9 @@ PRELOAD_STEPS = (
     "pipelines.coordinator.open_round",
     "pipelines.coordinator.close_round",
     "pipelines.coordinator.close_run",
+    "pipelines.coordinator.aggregate.linear",
+    "pipelines.coordinator.aggregate.newton",
+    "pipelines.coordinator.aggregate.trees",
     "site_tasks.border",
     "site_tasks.prepare",
     "site_tasks.evaluate",
@@ -164,10 +170,8 @@ def _end(children: dict[int, str], patience: float = 8.0) -> None:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

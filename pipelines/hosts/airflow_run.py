@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +22,51 @@ from pipelines.hosts.embedded import Progress
 from pipelines.hosts.execute import open_context, store_of
 from pipelines.hosts.walk import record
 
-__all__ = ["local_airflow", "run", "watch"]
+__all__ = ["environment", "local_airflow", "run", "watch"]
 
 _INTERVAL = 0.3
+_PHASES = {
+    "evaluate": "The sites evaluate the final model on their held-out rows",
+    "report": "Baselines: each site alone, and pooled rows",
+    "register": "MLflow: the model is registered",
+}
 
 
-def local_airflow(
-    params: Params, workspace: Path, *, scheduled: bool, port: int = 8080
-) -> Services:
-    """Airflow of a workspace, with these params; not started yet.
+def environment(params: Params, workspace: Path, *, scheduled: bool) -> dict[str, str]:
+    """What tells DAG files which params, workspace and schedule to take.
 
     Parameters
     ----------
     params : Params
-        What its DAGs train.
+        What the DAGs train; kept as ``airflow/params.yaml`` of the workspace.
     workspace : Path
-        Folder of sites and runs; Airflow's home is ``airflow/`` in it.
+        Folder of sites and runs.
     scheduled : bool
         Whether DAGs start by themselves.
-    port : int
-        Preferred port of the UI.
     """
-    home = workspace.absolute() / "airflow"
-    home.mkdir(parents=True, exist_ok=True)
-    file = home / "params.yaml"
+    file = workspace.absolute() / "airflow" / "params.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     part.write_text(yaml.safe_dump(params.model_dump(mode="json")), encoding="utf-8")
     os.replace(part, file)
-    environment = {
+    return {
         "FOLKMOOT_PARAMS": str(file),
         "FOLKMOOT_ROOT": str(Path.cwd()),
         "FOLKMOOT_WORKSPACE": str(workspace.absolute()),
         "FOLKMOOT_UNSCHEDULED": "" if scheduled else "1",
     }
-    return Services(home, environment=environment, port=port, eager=not scheduled)
+
+
+def local_airflow(
+    params: Params, workspace: Path, *, scheduled: bool, port: int = 8080
+) -> Services:
+    """Airflow of a workspace with the project's DAGs, not started yet; see :func:`environment`."""
+    return Services(
+        workspace.absolute() / "airflow",
+        environment=environment(params, workspace, scheduled=scheduled),
+        port=port,
+        eager=not scheduled,
+    )
 
 
 def run(
@@ -91,7 +103,7 @@ def run(
     started = time.time()
     workspace = workspace or Path(params.federation.workspace)
     with local_airflow(params, workspace, scheduled=False) as airflow:
-        progress.say("Starting Airflow (scheduler, API server, dag-processor)")
+        progress.say("Airflow starts: scheduler, API server, dag-processor")
         if params.data.recipe not in {"csv", "parquet"}:
             from pipelines.simulation import ensure_sites
 
@@ -118,27 +130,68 @@ def watch(
     started: float,
 ) -> dict[str, Any]:
     """Follow a DAG run to its end; see :func:`run`."""
-    store = store_of(params, workspace)
-    context: RunContext | None = None
-    told = 0
+    news = _News(params, name, workspace, progress)
     while True:
         state = airflow.dag_run(dag, dag_run)["state"]
-        if context is None and store.find(f"{params.federation.name}/runs/{name}/{keys.RUN}"):
-            context = open_context(name, params.federation.name, store, workspace)
-            progress.say(f"Run {name}: {len(params.federation.sites)} sites prepare their data")
-        while context is not None and (found := record(context, told + 1)) is not None:
-            told += 1
-            progress.round(told, params.model.rounds, found)
-            for site, code in found["missing"].items():
-                progress.say(f"{site} is left out of round {told}: {code}")
+        context = news.look()
         if state in {"success", "failed"}:
             break
+        if news.rounds_over:
+            news.follow(airflow.tasks(dag, dag_run))
         time.sleep(_INTERVAL)
     tasks = airflow.tasks(dag, dag_run)
     if state == "failed" or context is None:
         raise _failure(airflow, dag, dag_run, tasks.values())
     result = load_json(context, keys.RESULT) or {}
     return {**result, **_registered(context), "seconds": _seconds(tasks, started)}
+
+
+class _News:
+    """Tells what the exchange store shows since the last look, then how the DAG's end goes."""
+
+    def __init__(self, params: Params, name: str, workspace: Path, progress: Progress) -> None:
+        self._params, self._name, self._workspace = params, name, workspace
+        self._store = store_of(params, workspace)
+        self._progress = progress
+        self._context: RunContext | None = None
+        self._told = 0
+        self._said: set[str] = set()
+        self.rounds_over = False
+
+    def look(self) -> RunContext | None:
+        """Tell what is new; returns the run's context once it is open."""
+        federation = self._params.federation
+        if self._context is None:
+            if not self._store.find(f"{federation.name}/runs/{self._name}/{keys.RUN}"):
+                return None
+            self._context = open_context(self._name, federation.name, self._store, self._workspace)
+            self._say(f"Run {self._name}: {len(federation.sites)} sites prepare their data")
+        context = self._context
+        if not self._told:
+            for site in federation.members:
+                if self._store.find(context.key(keys.statistics(site))):
+                    self._say(f"{site}: rows validated, anonymised and encoded")
+        while (found := record(context, self._told + 1)) is not None:
+            self._told += 1
+            self._progress.round(self._told, context.params.model.rounds, found)
+            for site, code in found["missing"].items():
+                self._say(f"{site} is left out from round {self._told} on: {code}", site)
+            if found["stop"]:
+                self._say(f"Rounds end after round {self._told}: {found['stop']}")
+            self.rounds_over = bool(found["stop"]) or self._told >= context.params.model.rounds
+        return context
+
+    def follow(self, tasks: dict[str, dict[str, Any]]) -> None:
+        """Tell which of the last tasks run."""
+        for name in ("evaluate", "report", "register"):
+            states = {t["state"] for n, t in tasks.items() if n.split(".")[0] == name}
+            if states & {"running", "success"}:
+                self._say(_PHASES[name])
+
+    def _say(self, message: str, once: str | None = None) -> None:
+        if (once or message) not in self._said:
+            self._said.add(once or message)
+            self._progress.say(message)
 
 
 def _abandon(airflow: Services, dag: str) -> None:
@@ -187,4 +240,4 @@ def _seconds(tasks: dict[str, dict[str, Any]], started: float) -> dict[str, floa
     rounds = max(end for name, end in ends.items() if ".aggregate" in name)
     laps = [started, ends["open"], ends["initialise"], rounds, ends["conclude"]]
     names = ("set_up", "preparation", "rounds", "evaluation")
-    return {n: round(b - a, 4) for n, a, b in zip(names, laps, laps[1:], strict=False)}
+    return {n: round(b - a, 4) for n, (a, b) in zip(names, pairwise(laps), strict=True)}

@@ -333,6 +333,7 @@ class TrackRun(ProjectTask):
 
     def work(self, context: Any) -> str | None:
         """Follow the run to its end."""
+        os.nice(10)  # rounds come first
         from pipelines.coordinator import tracking
 
         run = self.project.context(self.run(context))
