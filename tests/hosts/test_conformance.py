@@ -1,0 +1,86 @@
+"""One plan, three hosts: every update, every global model and every ledger entry is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from folkmoot.params import Params, parse_params
+from folkmoot.privacy.ledger import Ledger
+from folkmoot.wire import digest
+
+RUN = "conformance"
+
+
+def settings(kind: str) -> Params:
+    """Seeded noise, so that even what is drawn can be compared; the sites permit it here."""
+    noisy: dict[str, Any] = {
+        "federation": {"quorum": 3},
+        "data": {"scaling": "bounds"},
+        "model": {"linear": {"strategy": "fedavg", "rounds": 2}},
+        "privacy": {"mechanism": "gaussian", "noise_multiplier": 1.0, "seeded": True},
+        "aggregation": {"weighting": "uniform"},
+        "tracking": {"enabled": False},
+    }
+    trees: dict[str, Any] = {
+        "model": {"kind": "trees", "trees": {"rounds": 2, "max_depth": 3}},
+        "tracking": {"enabled": False},
+    }
+    return parse_params(noisy if kind == "linear" else trees)
+
+
+def embedded(params: Params, workspace: Path) -> dict[str, Any]:
+    from pipelines.hosts.embedded import run
+
+    return run(params, run=RUN, workspace=workspace)
+
+
+def dvc(params: Params, workspace: Path) -> dict[str, Any]:
+    from pipelines.hosts.dvc import run
+
+    return run(params, run=RUN, workspace=workspace)
+
+
+def airflow(params: Params, workspace: Path) -> dict[str, Any]:
+    from pipelines.hosts.airflow_run import run
+
+    return run(params, run=RUN, workspace=workspace)
+
+
+def published(workspace: Path) -> dict[str, str]:
+    root = workspace / "exchange" / "demo" / "runs" / RUN
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): digest(p.read_bytes()) for p in sorted(files)}
+
+
+def ledgers(workspace: Path) -> dict[str, list[str]]:
+    """Content digests of all entries, by site, after the chain was verified."""
+    found = {}
+    for home in sorted((workspace / "sites").glob("site-*")):
+        ledger = Ledger(home / "private" / "ledger.sqlite", home.name)
+        assert ledger.verify() > 1
+        found[home.name] = [entry.digest for entry in ledger.entries()]
+        ledger.close()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linear", "trees"])
+def test_three_hosts_agree_digest_for_digest(
+    kind: str, workspace_of: Callable[..., Path]
+) -> None:
+    params = settings(kind)
+    expected: tuple[Any, ...] | None = None
+    for host in (embedded, dvc, airflow):
+        workspace = workspace_of(params, host.__name__)
+        result = host(params, workspace)
+        result.pop("seconds")
+        found = (published(workspace), ledgers(workspace), result)
+        assert any("update" in key for key in found[0])
+        expected = expected or found
+        assert found[0] == expected[0], host.__name__
+        assert found[1] == expected[1], host.__name__
+        assert result["model_digest"] == expected[2]["model_digest"], host.__name__
