@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["margins", "threads"]
 
 Array = NDArray[Any]
+#: Rows of at most this many bytes are read as they are mapped, larger ones in blocks.
+MAPPED = 64 * 2**20
+#: Rows of a block.
+BLOCK = 65_536
 #: Fewer rows than this are done sooner than another thread is woken.
 ROWS_PER_THREAD = 10_000
 
@@ -102,7 +107,7 @@ def margins(
         return kept.values
     new = data if kept is None or kept.size == 1 else b"[" + data[kept.size + 1 :]
     booster = _booster(new, meta, model, context, threads(context, prepared))
-    values = _predict(booster, meta, prepared.matrix(part), kept)
+    values = _predict(booster, meta, prepared, part, kept)
     values.flags.writeable = False
     kept = _Kept(len(data) - 1, _digest(data, len(data) - 1, base_score), values)
     memory[name] = kept
@@ -139,16 +144,37 @@ def _booster(
 
 
 def _predict(
-    booster: xgboost.Booster, meta: dict[str, Any], rows: Array, kept: _Kept | None
+    booster: xgboost.Booster,
+    meta: dict[str, Any],
+    prepared: Prepared,
+    part: Literal["train", "test"],
+    kept: _Kept | None,
 ) -> NDArray[np.float32]:
-    shape = (len(rows), outputs(meta)) if meta["task"] == "multiclass" else (len(rows),)
-    if not len(rows):
-        return np.zeros(shape, np.float32)
-    base = None if kept is None else kept.values
-    found = booster.inplace_predict(
-        rows, predict_type="margin", base_margin=base, validate_features=False
-    )
-    return np.array(found, np.float32).reshape(shape)
+    rows = prepared.rows[part]
+    found = np.zeros((rows, outputs(meta)) if meta["task"] == "multiclass" else rows, np.float32)
+    for first, features in _blocks(prepared, part):
+        some = slice(first, first + len(features))
+        values = booster.inplace_predict(
+            features,
+            predict_type="margin",
+            base_margin=None if kept is None else kept.values[some],
+            validate_features=False,
+        )
+        found[some] = values.reshape(found[some].shape)
+    return found
+
+
+def _blocks(prepared: Prepared, part: Literal["train", "test"]) -> Iterator[tuple[int, Array]]:
+    """First row and features of blocks; one mapped block where the rows are few."""
+    features = prepared.matrix(part)
+    if features.nbytes <= MAPPED:
+        if len(features):
+            yield 0, features
+        return
+    first = 0
+    for block, _, _ in prepared.blocks(part, BLOCK):
+        yield first, block
+        first += len(block)
 
 
 def _checked_meta(model: Artefact, context: RunContext) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from folkmoot.models.tree_format import dump_trees, strip
 from folkmoot.models.trees import OBJECTIVES
 from folkmoot.params import Trees
-from site_tasks.train_trees import gradients, grow, on_grid
+from site_tasks import boosting
+from site_tasks.boosting import gradients, grow, on_grid
 
-from .conftest import TYPES, rows_of
+from .conftest import TYPES, World, rows_of
 
 TASKS = ("binary", "multiclass", "regression")
 
@@ -80,6 +82,26 @@ def test_threads_change_no_byte(task: str) -> None:
     assert len(texts) == 1
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_in_blocks_give_the_same_bytes_on_any_threads(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, weighted: bool
+) -> None:
+    """Several blocks are sketched one after the other, whatever the number of threads."""
+    monkeypatch.setattr(boosting, "_BLOCK", 300)
+    prepared = world("binary", rows=2000, weighted=weighted).prepared["a"]
+    settings = Trees(trees_per_round=2, subsample=0.8)
+    y, w = prepared.labels("train"), prepared.weights("train")
+    found = set()
+    for threads in (1, 2, 3):
+        matrix = boosting.binned(prepared, 32, threads)
+        assert (matrix.num_row(), matrix.num_col()) == (2000, 5)
+        trees = grow(
+            matrix, y, w, zeros("binary", 2000), settings, "binary", seed=1, n_threads=threads
+        )
+        found.add(dump_trees([strip(tree) for tree in trees]))
+    assert len(found) == 1
+
+
 def test_sampling_follows_the_seed() -> None:
     x, y = rows_of("binary", 1000, 3)
     settings = Trees(subsample=0.5, colsample_bytree=0.5)
@@ -96,7 +118,7 @@ def test_sampling_follows_the_seed() -> None:
 def test_sums_on_the_grid_are_exact(scale: float) -> None:
     rng = np.random.default_rng(4)
     values = rng.normal(size=50_001) * scale * rng.choice([1.0, 1e-6], 50_001)
-    rounded = on_grid(values).astype(np.float64)
+    rounded = on_grid(values.astype(np.float32)).astype(np.float64)
     sums = {float(np.cumsum(rng.permutation(rounded))[-1]) for _ in range(20)}
     assert len(sums) == 1
     assert np.abs(rounded - values).max() <= 2.0**-24 * np.abs(values).max()
@@ -109,8 +131,8 @@ def test_without_the_grid_sums_depend_on_the_order() -> None:
 
 
 def test_grid_of_nothing() -> None:
-    assert not on_grid(np.zeros(5)).any()
-    assert on_grid(np.zeros(0)).shape == (0,)
+    assert not on_grid(np.zeros(5, np.float32)).any()
+    assert on_grid(np.zeros(0, np.float32)).shape == (0,)
 
 
 def _loss(task: str, margins: NDArray[np.float64], y: NDArray[Any]) -> NDArray[np.float64]:

@@ -88,6 +88,22 @@ def test_only_new_trees_are_read(
     assert read[3:] == [4], "an older model starts anew"
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_blocks_change_no_bit(
+    world: Callable[..., World], release: Release, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    here = world(task)
+    home, prepared = here.homes["a"], here.prepared["a"]
+    grown = models(here, release, task, 2)
+    whole = [margins(model, prepared, "train", here.fresh(), home) for model in grown]
+    monkeypatch.setattr(module, "MAPPED", 0)
+    monkeypatch.setattr(module, "BLOCK", 64)
+    (home.work / "margins" / "demo-train.bin").unlink()
+    context = here.fresh()
+    for model, expected in zip(grown, whole, strict=True):
+        assert np.array_equal(margins(model, prepared, "train", context, home), expected)
+
+
 @pytest.mark.parametrize("damage", [b"", b"FOLKMOOT", b"x" * 500])
 def test_a_damaged_file_is_made_again(
     world: Callable[..., World], release: Release, damage: bytes
