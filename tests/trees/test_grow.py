@@ -89,7 +89,7 @@ def test_rows_in_blocks_give_the_same_bytes_on_any_threads(
     """Several blocks are sketched one after the other, whatever the number of threads."""
     monkeypatch.setattr(boosting, "_BLOCK", 300)
     prepared = world("binary", rows=2000, weighted=weighted).prepared["a"]
-    settings = Trees(trees_per_round=2, subsample=0.8)
+    settings = Trees(trees_per_round=2, subsample=0.8, max_bin=32)
     y, w = prepared.labels("train"), prepared.weights("train")
     found = set()
     for threads in (1, 2, 3):
