@@ -122,9 +122,13 @@ def test_mixed_rows_are_learnt(mixed: Callable[..., Params], workspace_of: Works
 
 @pytest.mark.parametrize("strategy", ["bagging", "cyclic"])
 def test_a_process_per_step_publishes_the_same_bytes(
-    mixed: Callable[..., Params], workspace_of: Workspace, strategy: str
+    mixed: Callable[..., Params],
+    workspace_of: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
 ) -> None:
-    """One process with caches, and steps that each start from nothing with other threads."""
+    """One process, sites side by side; and steps that start from nothing with other threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     params = mixed(f"model.trees.strategy={strategy}", *SAMPLED)
     together, apart = workspace_of(params, "together"), workspace_of(params, "apart")
     shutil.rmtree(apart)
