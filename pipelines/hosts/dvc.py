@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
+from folkmoot.exchange import ExchangeStore
 from folkmoot.params import Params, load_params
 from folkmoot.plan import keys
 from pipelines.coordinator.open_round import run_name
@@ -80,12 +81,11 @@ def run(
         project = _make_project(params, run, workspace or Path(params.federation.workspace))
     project.render()
     seconds = _reproduce(project, say)
-    store = store_of(params, project.workspace)
-    context = open_context(project.run, params.federation.name, store, project.workspace)
+    store = ExchangeStore(project.exchange)
     if own:
+        context = open_context(project.run, params.federation.name, store, project.workspace)
         return {**kept_run(context), "seconds": seconds}
-    result: dict[str, Any] = json.loads(store.get(context.key(keys.RESULT)))
-    return {**result, "seconds": seconds}
+    return {**_deliver(project, store_of(params, project.workspace)), "seconds": seconds}
 
 
 def _is_project(params: Params, params_file: Path | None) -> bool:
@@ -98,7 +98,7 @@ def _is_project(params: Params, params_file: Path | None) -> bool:
 
 
 def _make_project(params: Params, run: str | None, workspace: Path) -> Project:
-    """A pipeline in the workspace, which becomes a DVC repository without git."""
+    """A pipeline in the workspace: a DVC repository of its own, without git."""
     root = workspace.absolute()
     store = store_of(params, root)
     name = run or run_name(params, store)
@@ -109,16 +109,26 @@ def _make_project(params: Params, run: str | None, workspace: Path) -> Project:
             f"Run {name} of federation {params.federation.name} was opened with other params.",
             "Give the run another name, or repeat it with its own params.",
         )
-    repository = root / ".dvc"
-    repository.mkdir(parents=True, exist_ok=True)
-    _write(repository / "config", "[core]\n    no_scm = True\n    analytics = false\n")
     folder = root / "pipelines" / f"{params.federation.name}-{name}"
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".dvc").mkdir(parents=True, exist_ok=True)
+    _write(folder / ".dvc" / "config", "[core]\n    no_scm = True\n    analytics = false\n")
     host = {"directory": str(Path.cwd()), "workspace": str(root), "run": name}
     _write(folder / "host.json", json.dumps(host))
     settings = params.model_dump(mode="json")
     _write(folder / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     return Project.beside(folder / "params.yaml")
+
+
+def _deliver(project: Project, store: ExchangeStore) -> dict[str, Any]:
+    """Publish what the pipeline made in the federation's exchange store; returns the result."""
+    root = project.stored("")
+    prefix = f"{project.params.federation.name}/runs/{project.run}"
+    files = [path for path in root.rglob("*") if path.is_file() and path.name[0] != "."]
+    last = root / keys.RESULT
+    for path in sorted(files, key=lambda path: (path == last, path)):
+        store.put(f"{prefix}/{path.relative_to(root).as_posix()}", path.read_bytes())
+    result: dict[str, Any] = json.loads(last.read_bytes())
+    return result
 
 
 def _write(path: Path, text: str) -> None:

@@ -63,6 +63,9 @@ class Project:
         As in ``params.yaml``.
     run : str
         Name of the run in the exchange store.
+    apart : bool
+        Whether it keeps an exchange store of its own.  DVC does not look into a repository inside
+        its repository, so a pipeline made in the workspace must not make a repository of that.
     """
 
     folder: Path
@@ -70,6 +73,7 @@ class Project:
     workspace: Path
     params: Params
     run: str = RUN
+    apart: bool = False
 
     @staticmethod
     def beside(params_file: Path) -> Project:
@@ -94,9 +98,8 @@ class Project:
             directory, run = Path(values["directory"]), str(values["run"])
             workspace = Path(values["workspace"])
         params = load_params(params_file)
-        return Project(
-            folder, directory, workspace or directory / params.federation.workspace, params, run
-        )
+        shared = directory / params.federation.workspace
+        return Project(folder, directory, workspace or shared, params, run, host.exists())
 
     @property
     def pipeline(self) -> Path:
@@ -106,7 +109,14 @@ class Project:
     @property
     def state(self) -> Path:
         """Folder of what the host itself notes: contract and roster as the stages see them."""
+        if self.apart:
+            return self.folder / "state"
         return self.workspace / "coordinator" / self.params.federation.name / "dvc" / self.run
+
+    @property
+    def exchange(self) -> Path:
+        """Folder of the exchange store."""
+        return (self.folder if self.apart else self.workspace) / "exchange"
 
     @property
     def report(self) -> Path:
@@ -129,8 +139,7 @@ class Project:
 
     def stored(self, key: str) -> Path:
         """File of a key of the run in the exchange store."""
-        exchange = self.workspace / "exchange"
-        return exchange / self.params.federation.name / "runs" / self.run / key
+        return self.exchange / self.params.federation.name / "runs" / self.run / key
 
     def render(self) -> bool:
         """Write ``dvc.yaml``; returns whether it changed."""
@@ -172,12 +181,13 @@ class Project:
         return self.pipeline.read_text(encoding="utf-8") if self.pipeline.exists() else None
 
     def _manageable(self) -> None:
-        if self.params.federation.exchange is not None:
+        if self.params.federation.exchange is not None and not self.apart:
             raise ConfigError(
                 "config.invalid",
                 "federation.exchange is set, but DVC keeps the exchange store's artefacts as the "
                 "outputs of its stages, in the workspace.",
-                "Leave federation.exchange null for the DVC host, or use the Airflow host.",
+                "Leave federation.exchange null in a DVC project; `folkmoot run --host dvc --run NAME` "
+                "publishes there.",
             )
         root = next((p for p in (self.folder, *self.folder.parents) if (p / ".dvc").is_dir()), None)
         if root is None:
@@ -186,11 +196,13 @@ class Project:
                 f"{self.folder} is not inside a DVC repository.",
                 "Run `dvc init` (or `dvc init --no-scm`) there first.",
             )
-        if not self.workspace.is_relative_to(root):
+        between = [p for p in self.exchange.parents if p != root and p.is_relative_to(root)]
+        if not self.exchange.is_relative_to(root) or any((p / ".dvc").is_dir() for p in between):
             raise ConfigError(
                 "config.invalid",
-                f"federation.workspace lies outside the DVC repository {root}.",
-                "Name a folder inside it, such as .folkmoot.",
+                f"federation.workspace lies outside the DVC repository {root}, or in another one "
+                "inside it.",
+                "Name a folder that belongs to it, such as .folkmoot.",
             )
 
     # Stages ---------------------------------------------------------------------------------
@@ -280,7 +292,7 @@ class Project:
     ) -> dict[str, Any]:
         """One stage; ``kept`` outputs stay when it runs again, ``plain`` ones belong to git."""
         # Finds the project's own environment where nobody activated it.
-        prefix = "PATH=.venv/bin:$PATH " if self.folder == self.directory else ""
+        prefix = "" if self.apart else "PATH=.venv/bin:$PATH "
         stage: dict[str, Any] = {
             "cmd": f"{prefix}python -m pipelines.hosts.dvc {command}",
             "desc": description,

@@ -17,13 +17,14 @@ from typing import Any
 
 from folkmoot import errors
 from folkmoot.errors import DataError, FolkmootError
+from folkmoot.exchange import ExchangeStore
 from folkmoot.plan import RunContext, keys
 from folkmoot.wire import canonical_json
 from pipelines.coordinator import lock
 from pipelines.coordinator.open_round import load_json, open_run
 from pipelines.hosts.dvc_project import Project
 from pipelines.hosts.embedded import Progress, Walk
-from pipelines.hosts.execute import execute, store_of
+from pipelines.hosts.execute import execute
 from pipelines.hosts.walk import ending, last_round, record, roster_for
 
 __all__ = ["MARK", "failure", "main"]
@@ -117,7 +118,7 @@ def _context(project: Project) -> RunContext:
         project.params,
         project.contract,
         type(roster)(keep),
-        store_of(project.params, project.workspace),
+        ExchangeStore(project.exchange),
         project.workspace,
     )
 

@@ -79,6 +79,11 @@ def test_a_project_keeps_each_outcome(checkout: Checkout, monkeypatch: pytest.Mo
         kept = json.loads((runs / result["run"] / "final/result.json").read_text())
         assert kept["model_digest"] == result["model_digest"]
     assert failure(checkout.project) is None
+    # A run with overrides leaves the project alone, though it shares the sites.
+    changed = ["model.linear.rounds=1"]
+    other = dvc.run(load_params(file, changed), params_file=file)
+    assert (other["rounds"], other["run"].startswith("linear-")) == (1, True)
+    assert checkout.repro("report") == []
 
 
 def test_another_dvc_command_is_running(
