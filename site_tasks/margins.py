@@ -134,8 +134,7 @@ def _booster(
     last, booster = context.cache.get("new trees", (None, None))
     if last != name or booster is None:
         what = f"The global model of round {model.meta.get('round')}"
-        space = TreeSpace.of(context.contract, context.params)
-        trees = parse_trees(new, space, count=None, what=what)
+        trees = parse_trees(new, _expected(context)[0], count=None, what=what)
         if len(trees) % outputs(meta):
             raise _mismatch("a number of trees that is no multiple of the classes")
         booster = make_booster(meta, trees, threads=n_threads)
@@ -179,11 +178,11 @@ def _blocks(prepared: Prepared, part: Literal["train", "test"]) -> Iterator[tupl
 
 def _checked_meta(model: Artefact, context: RunContext) -> dict[str, Any]:
     """The header a model must have here, with the incoming ``base_score``."""
+    _, expected = _expected(context)
     try:
         base_score = [float(value) for value in model.meta["base_score"]]
     except (KeyError, TypeError, ValueError):
         raise _mismatch("no base score") from None
-    expected = dict(empty_model(context.contract, context.params, base_score).meta)
     if not np.isfinite(base_score).all() or len(base_score) != outputs(expected):
         raise _mismatch("a base score of another shape")
     if expected["task"] == "binary" and not 0 < base_score[0] < 1:
@@ -193,7 +192,16 @@ def _checked_meta(model: Artefact, context: RunContext) -> dict[str, Any]:
             raise _mismatch(f"another {key}")
     if "trees" not in model.arrays:
         raise _mismatch("no trees")
-    return expected
+    return {**expected, "base_score": base_score}
+
+
+def _expected(context: RunContext) -> tuple[TreeSpace, dict[str, Any]]:
+    """What contract and params of the run say about trees and header; worked out once."""
+    if "tree space" not in context.cache:
+        meta = dict(empty_model(context.contract, context.params, []).meta)
+        context.cache["tree space"] = (TreeSpace.of(context.contract, context.params), meta)
+    found: tuple[TreeSpace, dict[str, Any]] = context.cache["tree space"]
+    return found
 
 
 def _mismatch(what: str) -> ProtocolError:

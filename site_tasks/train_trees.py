@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import RoundError
 from folkmoot.exchange import ArtifactRef
-from folkmoot.models.tree_format import TreeSpace, dump_trees, parse_trees, strip
+from folkmoot.models.tree_format import dump_trees, strip
 from folkmoot.models.trees import to_scores
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import Part, TreeUpdate
@@ -113,12 +113,9 @@ def _update(
         seed=_seed(settings.seed, step.round, home.name),
         n_threads=threads(context, prepared),
     )
-    data = dump_trees([strip(tree) for tree in trees])
-    space = TreeSpace.of(context.contract, context.params)
-    checked = parse_trees(data, space, count=len(trees), what="The site's update")
     uniform = context.params.aggregation.weighting == "uniform"
     rows = float(prepared.rows["train"]) if weights is None else float(np.sum(weights))
-    return TreeUpdate(dump_trees(checked), 1.0 if uniform else rows)
+    return TreeUpdate(dump_trees([strip(tree) for tree in trees]), 1.0 if uniform else rows)
 
 
 def _binned(context: RunContext, home: SiteHome, prepared: Prepared) -> xgboost.DMatrix:
