@@ -137,7 +137,9 @@ def experiment(client: MlflowClient, params: Params, workspace: Path) -> str:
         try:
             root = artifact_root(params, workspace)
             location = f"{root}/{name}" if root else None
-            return str(client.create_experiment(name, artifact_location=location))
+            # Else MLflow's UI takes it for an experiment with language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, artifact_location=location, tags=kind))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process was faster
             if found is None:
