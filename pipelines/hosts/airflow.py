@@ -43,7 +43,8 @@ from pipelines.hosts.airflow_tasks import (
     Project,
     RegisterModel,
     Report,
-    StepTask,
+    SiteTask,
+    StageTask,
     TrackRun,
     load_project,
     task_id,
@@ -256,23 +257,23 @@ class _Builder:
                 self.tasks[before] >> task
         return task
 
-    def task(self, step: Step) -> StepTask:
+    def task(self, step: Step) -> SiteTask | StageTask:
         """The task of a step."""
-        site: dict[str, Any] = {}
-        if step.place != COORDINATOR:
-            site = {
-                "owner": step.place,
-                "queue": f"site-{step.place}",
-                "execution_timeout": _deadline(self.project.params),
-            }
-        return StepTask(
-            task_id=task_id(step).rsplit(".", 1)[-1],
-            step=step.name,
-            project=self.project,
-            task_display_name=docs.title(step),
-            doc_md=docs.step(step),
-            trigger_rule=_rule(step),
-            **site,
+        common: dict[str, Any] = {
+            "task_id": task_id(step).rsplit(".", 1)[-1],
+            "step": step.name,
+            "project": self.project,
+            "task_display_name": docs.title(step),
+            "doc_md": docs.step(step),
+            "trigger_rule": _rule(step),
+        }
+        if step.place == COORDINATOR:
+            return StageTask(**common)
+        return SiteTask(
+            **common,
+            owner=step.place,
+            queue=f"site-{step.place}",
+            execution_timeout=_deadline(self.project.params),
         )
 
     def _before(self, step: Step) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ __all__ = ["fields"]
 
 #: Structural, or for studies only.
 _LEFT_OUT = {"privacy.unit", "privacy.seeded", "privacy.seed", "model.trees.strategy"}
-#: Of the data section only what leaves a site's dataset as it is.
-_DATA = {"data.scaling"}
-_TITLES = {"l2": "L2 penalty", "eta": "Eta (learning rate)"}
+#: Sections of which the form has these keys alone.
+_ALONE = {"data": {"data.scaling"}, "tracking": {"tracking.enabled"}}
+_NAMES = {"tracking.enabled": "track"}
+_TITLES = {"track": "Track in MLflow", "l2": "L2 penalty", "eta": "Eta (learning rate)"}
 
 
 def fields(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -36,17 +37,19 @@ def fields(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
         By name in the form: dotted key of ``params.yaml``, and arguments of Airflow's ``Param``.
     """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
-    sections = [
+    sections: list[tuple[str, Section, str]] = [
         (f"model.{params.model.kind}", params.model.chosen, "Model"),
         ("data", params.data, "Data"),
         ("privacy", params.privacy, "Privacy"),
         ("aggregation", params.aggregation, "Aggregation"),
     ]
+    if params.tracking.enabled:
+        sections.append(("tracking", params.tracking, "Tracking"))
     for prefix, section, title in sections:
         for key, default, schema in _walk(prefix, section):
-            if key in _LEFT_OUT or (key.startswith("data.") and key not in _DATA):
+            if key in _LEFT_OUT or (prefix in _ALONE and key not in _ALONE[prefix]):
                 continue
-            name = key.rsplit(".", 1)[1]
+            name = _NAMES.get(key, key.rsplit(".", 1)[1])
             if name == "rounds":
                 schema["maximum"] = params.model.rounds
             schema["title"] = _TITLES.get(name, name.replace("_", " ").capitalize())

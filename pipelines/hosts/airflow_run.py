@@ -16,11 +16,11 @@ import yaml
 from folkmoot.errors import FolkmootError, RoundError
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, keys
-from pipelines.coordinator.open_round import load_json, run_name
+from pipelines.coordinator.open_round import load_json, open_run, run_name
 from pipelines.hosts.airflow_services import Services, error_in
 from pipelines.hosts.embedded import Progress
 from pipelines.hosts.execute import open_context, store_of
-from pipelines.hosts.walk import record
+from pipelines.hosts.walk import contract_for, record, roster_for
 
 __all__ = ["environment", "local_airflow", "run", "watch"]
 
@@ -58,14 +58,13 @@ def environment(params: Params, workspace: Path, *, scheduled: bool) -> dict[str
 
 
 def local_airflow(
-    params: Params, workspace: Path, *, scheduled: bool, port: int = 8080
+    params: Params, workspace: Path, *, scheduled: bool, eager: bool | None = None
 ) -> Services:
     """Airflow of a workspace with the project's DAGs, not started yet; see :func:`environment`."""
     return Services(
         workspace.absolute() / "airflow",
         environment=environment(params, workspace, scheduled=scheduled),
-        port=port,
-        eager=not scheduled,
+        eager=not scheduled if eager is None else eager,
     )
 
 
@@ -110,6 +109,7 @@ def run(
             ensure_sites(params, workspace, progress.say)
         store = store_of(params, workspace)
         name = run or run_name(params, store)
+        open_run(params, contract_for(params), roster_for(workspace), name, store, workspace)
         airflow.wait_ready()
         progress.say(f"Airflow is up: {airflow.url}")
         dag = f"federated_{params.model.kind}"

@@ -31,7 +31,8 @@ from folkmoot.contract import Contract
 from folkmoot.errors import ConfigError, FolkmootError, RoundError
 from folkmoot.identity import Roster
 from folkmoot.params import Params, load_params, parse_params
-from folkmoot.plan import COORDINATOR, RunContext, Step, keys
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.wire import decode
 from pipelines.coordinator import lock
 from pipelines.hosts.execute import execute, open_context, store_of
 from pipelines.hosts.walk import contract_for, ending, last_round, record, roster_for
@@ -43,7 +44,8 @@ __all__ = [
     "ProjectTask",
     "RegisterModel",
     "Report",
-    "StepTask",
+    "SiteTask",
+    "StageTask",
     "TrackRun",
     "load_project",
     "run_name",
@@ -141,7 +143,7 @@ def acquire_lock(run: RunContext) -> None:
     lock.acquire(run.workspace, run.federation, run.run, "airflow", patience)
 
 
-class ProjectTask(BaseOperator):
+class ProjectTask(BaseOperator):  # type: ignore[misc]
     """Common ground: the project's folder, the run's name, and errors as Airflow wants them."""
 
     def __init__(self, *, project: Project, **arguments: Any) -> None:
@@ -159,20 +161,63 @@ class ProjectTask(BaseOperator):
                 f"{self.task_id} did not finish within {seconds} s (federation.deadline_seconds)."
             ) from None
         except FolkmootError as error:
+            if not error.retryable or _last_try(context):
+                self.give_up(context)
             failure = AirflowException if error.retryable else AirflowFailException
             raise failure(str(error)) from None
+        except AirflowException:
+            raise
+        except Exception:
+            if _last_try(context):
+                self.give_up(context)
+            raise
 
     def work(self, context: Any) -> Any:
         """What the task does."""
         raise NotImplementedError
 
-    def run(self, context: Any) -> str:  # type: ignore[override]
+    def give_up(self, context: Any) -> None:
+        """What has to happen where the task fails for good."""
+
+    def run(self, context: Any) -> str:
         """Name of the run."""
         named = context["params"].get("run")
         return named or run_name(context["dag"].dag_id, context["dag_run"].run_id)
 
 
-class OpenRun(ProjectTask):
+def _last_try(context: Any) -> bool:
+    return bool(context["ti"].try_number > context["ti"].max_tries)
+
+
+class CoordinatorTask(ProjectTask):
+    """A coordinator's task: where it fails for good, what would follow it is skipped.
+
+    Aggregates wait for all sites, well or not, so that without this every later round would start
+    and fail in its turn.
+    """
+
+    step = ""
+
+    def give_up(self, context: Any) -> None:
+        """Skip all later stages but the conclusion, which fails the DAG run; free the federation."""
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import SkipDownstreamTasks
+
+        params, workspace = self.project.params, self.project.workspace
+        lock.release(workspace, params.federation.name, self.run(context))
+        later = [task_id(s) for s in self.later() if s.name != "final/conclude"]
+        if later:
+            # What DownstreamTasksSkipped does, for a task that fails at the same time.
+            task_runner.SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=list(later)))
+
+    def later(self) -> tuple[Step, ...]:
+        """Steps of the DAG behind this one; the DAG may have more rounds than the run."""
+        steps = plan_of(self.project.params, self.project.contract()).steps
+        names = [step.name for step in steps]
+        return steps[names.index(self.step) + 1 :] if self.step else steps
+
+
+class OpenRun(CoordinatorTask):
     """Fix params, contract and roster of a run under its name."""
 
     def __init__(self, *, form: Mapping[str, str], rounds: int, **arguments: Any) -> None:
@@ -185,34 +230,31 @@ class OpenRun(ProjectTask):
         from pipelines.coordinator.open_round import open_run
         from pipelines.simulation import ensure_sites
 
-        run = self.run(context)
-        params = self._params(context["params"])
-        if params.model.rounds > self.rounds:
+        run, workspace = self.run(context), self.project.workspace
+        store = store_of(self.project.params, workspace)
+        if store.find(f"{self.project.params.federation.name}/runs/{run}/{keys.RUN}"):
+            log.info("Run %s was opened before: its params hold, not the form's", run)
+            opened = self.project.context(run)
+        else:
+            params = self._params(context["params"])
+            if params.data.recipe not in {"csv", "parquet"}:
+                ensure_sites(params, workspace, log.info)
+            roster = roster_for(workspace)
+            opened = open_run(params, contract_for(params), roster, run, store, workspace)
+        plan = plan_of(opened.params, opened.contract)
+        if plan.rounds > self.rounds:
             raise ConfigError(
                 "config.invalid",
-                f"The run asks for {params.model.rounds} rounds, the DAG has {self.rounds}.",
-                f"Raise model.{params.model.kind}.rounds in params.yaml.",
+                f"Run {run} has {plan.rounds} rounds, the DAG has {self.rounds}.",
+                f"Raise model.{plan.kind}.rounds in params.yaml.",
             )
-        workspace = self.project.workspace
-        if params.data.recipe not in {"csv", "parquet"}:
-            ensure_sites(params, workspace, log.info)
-        contract = contract_for(params)
-        plan = plan_of(params, contract)
-        opened = RunContext(
-            run, params, contract, roster_for(workspace), store_of(params, workspace), workspace
-        )
         acquire_lock(opened)
-        try:
-            open_run(params, contract, opened.roster, run, opened.store, workspace)
-        except FolkmootError:
-            lock.release(workspace, plan.federation, run)
-            raise
         log.info("Run %s: %d sites, at most %d rounds", run, len(plan.sites), plan.rounds)
         return {
             "run": run,
             "plan": plan.digest(),
-            "params": params.digest(),
-            "contract": contract.digest(),
+            "params": opened.params.digest(),
+            "contract": opened.contract.digest(),
         }
 
     def _params(self, filled: Mapping[str, Any]) -> Params:
@@ -227,13 +269,23 @@ class OpenRun(ProjectTask):
         return parse_params(values, source="the DAG run's form")
 
 
-class StepTask(ProjectTask):
-    """Execute one step of the plan.
+def _bound(step: Step, run: RunContext) -> Step:
+    """The step as this run needs it: evaluation follows the round that was last."""
+    if not step.name.startswith("final/"):
+        return step
+    last = last_round(run)
+    found = record(run, last) or {}
+    if last < run.params.model.rounds and not found.get("stop"):
+        raise RoundError(
+            "round.quorum",
+            f"Run {run.run} ended after round {last} of {run.params.model.rounds}.",
+            "See the task that failed; clear it once its cause is mended, and the run goes on.",
+        )
+    return ending(step, last)
 
-    A site's task publishes its update; a coordinator's task closes a stage, and decides from the
-    record which later tasks there is no need for: those of all later rounds when training is over,
-    those of sites that were left out.
-    """
+
+class SiteTask(ProjectTask):
+    """One step at a site, beside its data."""
 
     def __init__(self, *, step: str, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -242,90 +294,55 @@ class StepTask(ProjectTask):
     def work(self, context: Any) -> list[dict[str, str | int]] | None:
         """Execute the step; returns references to what it published."""
         run = self.project.context(self.run(context))
-        plan = plan_of(run.params, run.contract)
-        try:
-            step = plan.step(self.step)
-        except KeyError:
-            raise AirflowSkipException(f"Run {run.run} has no step {self.step}.") from None
-        if step.place != COORDINATOR:
-            return [ref.to_dict() for ref in execute(self._bound(step, run), run)] or None
-        try:
-            # Again at every stage: a run that failed and is cleared takes up its place once more.
-            acquire_lock(run)
-            refs = [ref.to_dict() for ref in execute(self._bound(step, run), run)]
-        except FolkmootError as error:
-            if not error.retryable:
-                self._give_up(step, run)
-            raise
-        skipped = self._unneeded(step, run)
-        if skipped:
-            context["ti"].xcom_push("return_value", refs)
-            raise DownstreamTasksSkipped(tasks=skipped)
-        return refs
+        step = plan_of(run.params, run.contract).step(self.step)
+        return [ref.to_dict() for ref in execute(_bound(step, run), run)] or None
 
-    def _bound(self, step: Step, run: RunContext) -> Step:
-        """The step as this run needs it: evaluation follows the round that was last."""
-        if not step.name.startswith("final/"):
-            return step
-        last = last_round(run)
-        found = record(run, last) or {}
-        if last < run.params.model.rounds and not found.get("stop"):
-            raise RoundError(
-                "round.quorum",
-                f"The rounds of run {run.run} ended after round {last} of {run.params.model.rounds}.",
-                "See the failed task; clear it once its cause is mended, and the run goes on.",
-            )
-        return ending(step, last)
 
-    def _unneeded(self, step: Step, run: RunContext) -> list[str]:
-        """Tasks that will not run: later rounds after a stop, later steps of sites left out."""
-        if step.name.startswith("final/"):
-            return []
+class StageTask(CoordinatorTask):
+    """One step of the coordinator: closes a stage and decides what is not needed any more.
+
+    That is all later rounds when training is over, and the later steps of sites that were left out.
+    """
+
+    def __init__(self, *, step: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.step = step
+
+    def work(self, context: Any) -> list[dict[str, str | int]]:
+        """Execute the step; returns references to what it published."""
+        run = self.project.context(self.run(context))
+        step = _bound(plan_of(run.params, run.contract).step(self.step), run)
+        # Again at every stage: a run that failed and is cleared takes up its place once more.
+        acquire_lock(run)
+        refs = [ref.to_dict() for ref in execute(step, run)]
+        if step.name == "final/conclude":
+            lock.release(run.workspace, run.federation, run.run)
+            return refs
         missing, over = _outcome(step, run)
         for site, code in missing.items():
             log.warning("%s is left out from round %d on: %s", site, max(step.round, 1), code)
         if over:
             log.info("Rounds end after round %d: %s", step.round, over)
-        if not missing and not over:
-            return []
-        return [
+        skipped = [
             task_id(later)
-            for later in self._later(run)
+            for later in (self.later() if missing or over else ())
             if later.place in missing or (over and later.name.startswith("round-"))
         ]
-
-    def _later(self, run: RunContext) -> tuple[Step, ...]:
-        """Steps of the DAG behind this one; the DAG may have more rounds than the run."""
-        steps = plan_of(self.project.params, run.contract).steps
-        position = next(i for i, step in enumerate(steps) if step.name == self.step)
-        return steps[position + 1 :]
-
-    def _give_up(self, step: Step, run: RunContext) -> None:
-        """A stage could not close: let no later round start, and the next run begin."""
-        lock.release(run.workspace, run.federation, run.run)
-        later = [task_id(s) for s in self._later(run) if s.name.startswith("round-")]
-        if later:
-            # What DownstreamTasksSkipped does, for a task that fails at the same time.
-            from airflow.sdk.execution_time import task_runner
-            from airflow.sdk.execution_time.comms import SkipDownstreamTasks
-
-            task_runner.SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=list(later)))
+        if skipped:
+            context["ti"].xcom_push("return_value", refs)
+            raise DownstreamTasksSkipped(tasks=skipped)
+        return refs
 
 
 def _outcome(step: Step, run: RunContext) -> tuple[dict[str, str], str | None]:
     """Sites left out by a stage, with the reason's code, and why rounds end (or None)."""
     if step.round == 0:
-        published = {
-            s for s in run.params.federation.members if run.store.find(run.key(keys.statistics(s)))
-        }
-        return {
-            s: "protocol.missing" for s in run.params.federation.members if s not in published
-        }, None
+        present = decode(run.store.get(run.key(keys.model(0))), kind="model").meta["parents"]
+        members = run.params.federation.members
+        return {site: "protocol.missing" for site in members if site not in present}, None
     found = record(run, step.round) or {}
-    over = found.get("stop") or (
-        "the last round" if step.round == run.params.model.rounds else None
-    )
-    return found.get("missing", {}), over
+    last = step.round >= run.params.model.rounds
+    return found.get("missing", {}), found.get("stop") or ("it was the last" if last else None)
 
 
 class TrackRun(ProjectTask):
@@ -333,10 +350,11 @@ class TrackRun(ProjectTask):
 
     def work(self, context: Any) -> str | None:
         """Follow the run to its end."""
+        run = self.project.context(self.run(context))
+        _tracked(run)
         os.nice(10)  # rounds come first
         from pipelines.coordinator import tracking
 
-        run = self.project.context(self.run(context))
         deadline = float(self.project.params.federation.deadline_seconds) * (
             run.params.model.rounds + 2
         )
@@ -375,4 +393,10 @@ class RegisterModel(ProjectTask):
         from pipelines.conclusion import register
 
         run = self.project.context(self.run(context))
+        _tracked(run)
         return register(run) or {}
+
+
+def _tracked(run: RunContext) -> None:
+    if not run.params.tracking.enabled:
+        raise AirflowSkipException("tracking.enabled is off for this run.")
