@@ -20,7 +20,7 @@ NAMES = ("newton", "heart", "embedded", "trees", "memory", "airflow", "scaling")
 
 
 def main(names: list[str]) -> int:
-    console = Console()
+    console = Console(width=130 if not sys.stdout.isatty() else None)
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
         console.print(f"Unknown: {', '.join(unknown)}. There are: {', '.join(NAMES)}")
