@@ -7,8 +7,9 @@ walks it and calls ``execute`` for every step.  A run is a plan under a name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,31 @@ class RoundPlan:
     steps: tuple[Step, ...]
 
     def stage(self, prefix: str) -> tuple[Step, ...]:
-        """Steps whose name starts with ``prefix``, such as ``prepare/`` or ``round-003/``."""
-        return tuple(step for step in self.steps if step.name.startswith(prefix))
+        """Steps whose name starts with ``prefix``, such as ``prepare/`` or ``round-003/``.
+
+        O(steps of the stage): rounds x sites is large, and a host asks for every round.
+        """
+        found = self._stages.get(prefix.partition("/")[0], ())
+        return tuple(step for step in found if step.name.startswith(prefix))
 
     def step(self, name: str) -> Step:
-        """The step of a name; KeyError where there is none."""
+        """The step of a name, in O(1); KeyError where there is none."""
+        return self._by_name[name]
+
+    def site_steps(self, names: Iterable[str]) -> tuple[Step, ...]:
+        """Of the named steps those that run at a site, such as of ``step.after``."""
+        return tuple(s for s in map(self.step, names) if s.place != COORDINATOR)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Step]:
+        return {step.name: step for step in self.steps}
+
+    @cached_property
+    def _stages(self) -> dict[str, list[Step]]:
+        stages: dict[str, list[Step]] = {}
         for step in self.steps:
-            if step.name == name:
-                return step
-        raise KeyError(name)
+            stages.setdefault(step.name.partition("/")[0], []).append(step)
+        return stages
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)

@@ -16,6 +16,7 @@ from folkmoot.errors import RoundError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.accountant import epsilon
+from folkmoot.privacy.events import Event, from_dict
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact, canonical_json, decode, encode
 from pipelines.coordinator import lock
@@ -31,7 +32,7 @@ def aggregate(step: Step, context: RunContext) -> list[ArtifactRef]:
     lock.touch(context.workspace, context.federation)
     round, strategy = step.round, context.params.model.chosen.strategy
     before = decode(context.store.get(context.key(keys.model(round - 1))), kind="model")
-    collected = collect(step, context, lambda site: keys.update(round, site))
+    collected = collect(step, context, "train", lambda site: keys.update(round, site))
     if collected.updates:
         arrays, changes = aggregator(strategy)(before, collected.updates, context, round)
     else:
@@ -99,41 +100,65 @@ def _record(
         "metrics_round": round - 1 if evaluated else None,
         "metrics": evaluated,
         "privacy": privacy,
-        "stop": _stop(context, meta, privacy),
+        "stop": _stop(context, meta, privacy, collected.updates),
     }
 
 
 def _privacy(
     context: RunContext, previous: Mapping[str, Any] | None, updates: Sequence[ReleasedUpdate]
 ) -> dict[str, Any]:
-    """Per site, the events of all rounds so far and what they compose to."""
+    """Per site, the events of all rounds so far, each with its count, and their epsilon.
+
+    Counts keep a record as small in the last round as in the first; O(sites x distinct events).
+    """
     settings = context.params.privacy
     result: dict[str, Any] = dict(previous["privacy"]) if previous else {}
     for update in updates:
-        events = [
-            *result.get(update.site, {}).get("events", []),
-            update.receipt["events"]["update"],
-        ]
-        spent, method = epsilon(events, settings.delta)
+        counts = _counts(result.get(update.site, {}).get("events", []))
+        for event in _answers_for(update):
+            counts[event] = counts.get(event, 0) + 1
+        spent, method = epsilon(counts, settings.delta)
         result[update.site] = {
             "mechanism": settings.mechanism,
             "epsilon": spent if np.isfinite(spent) else None,
             "delta": settings.delta,
             "accountant": method,
             "private": bool(update.receipt["private"]),
-            "events": events,
+            "events": [{**event.to_dict(), "count": n} for event, n in counts.items()],
         }
     return result
 
 
-def _stop(context: RunContext, meta: Mapping[str, Any], privacy: Mapping[str, Any]) -> str | None:
+def _answers_for(update: ReleasedUpdate) -> list[Event]:
+    """Events of a release that epsilon speaks of: all that were charged, and its update's own."""
+    receipt = update.receipt
+    return [
+        from_dict(event)
+        for name, event in sorted(receipt["events"].items())
+        if name == "update" or name not in receipt["unaccounted"]
+    ]
+
+
+def _counts(events: Sequence[Mapping[str, Any]]) -> dict[Event, int]:
+    return {from_dict({k: v for k, v in e.items() if k != "count"}): e["count"] for e in events}
+
+
+def _stop(
+    context: RunContext,
+    meta: Mapping[str, Any],
+    privacy: Mapping[str, Any],
+    updates: Sequence[ReleasedUpdate],
+) -> str | None:
     if meta["calm"] >= context.params.model.chosen.early_stopping.patience:
         return "converged"
     settings = context.params.privacy
     if settings.mechanism == "gaussian" and settings.epsilon is not None:
+        asked = _answers_for(updates[0]) if updates else []  # the plan asks the same of each
         for site in privacy.values():
-            following = [*site["events"], site["events"][-1]]
-            if epsilon(following, settings.delta)[0] > settings.epsilon:
+            counts = _counts(site["events"])
+            for event in asked:
+                counts[event] = counts.get(event, 0) + 1
+            if epsilon(counts, settings.delta)[0] > settings.epsilon:
                 return "budget"
     return None
 

@@ -20,7 +20,7 @@ def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
     last = step.round
     data = context.store.get(context.key(keys.model(last)))
     model = decode(data, kind="model")
-    collected = collect(step, context, keys.evaluation)
+    collected = collect(step, context, "evaluate", keys.evaluation)
     record = load_json(context, keys.record(last)) or {}
     privacy = record.get("privacy", {})
     result: dict[str, Any] = {

@@ -20,8 +20,8 @@ class Collected:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def collect(step: Step, context: RunContext, key: Callable[[str], str]) -> Collected:
-    """Open what the sites of ``step.after`` published.
+def collect(step: Step, context: RunContext, task: str, key: Callable[[str], str]) -> Collected:
+    """Open what the sites of ``step.after`` published in one of their tasks.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ def collect(step: Step, context: RunContext, key: Callable[[str], str]) -> Colle
         A coordinator's step; the site steps it follows name the sites and the binding.
     context : RunContext
         The run.
+    task : str
+        Which of the site steps it follows: the middle of ``round-003/train/site-a``.
     key : callable
         Key relative to the run, by site name.
 
@@ -46,7 +48,8 @@ def collect(step: Step, context: RunContext, key: Callable[[str], str]) -> Colle
     updates: list[ReleasedUpdate] = []
     missing: dict[str, str] = {}
     faults: list[FolkmootError] = []
-    for name in sorted(step.after, key=_site):
+    names = [name for name in step.after if name.split("/")[1:-1] == [task]]
+    for name in sorted(names, key=_site):
         site = _site(name)
         data = context.store.find(context.key(key(site)))
         if data is None:
@@ -64,13 +67,13 @@ def collect(step: Step, context: RunContext, key: Callable[[str], str]) -> Colle
         except ProtocolError as error:
             faults.append(error)
             missing[site] = error.code
-    required = len(step.after) if step.quorum is None else step.quorum
+    required = len(names) if step.quorum is None else step.quorum
     if len(updates) < required:
         if faults:
             raise faults[0]
         raise RoundError(
             "round.quorum",
-            f"{step.name}: {len(updates)} of {len(step.after)} sites contributed, "
+            f"{step.name}: {len(updates)} of {len(names)} sites contributed, "
             f"{required} are required; missing: {', '.join(sorted(missing))}.",
             "See each missing site's task for its error, then run again: finished steps are kept. "
             "A smaller federation.quorum lets rounds go on without them.",

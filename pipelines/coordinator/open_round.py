@@ -78,7 +78,7 @@ def open_run(
 
 def initialise(step: Step, context: RunContext) -> list[ArtifactRef]:
     """Round 0: the initial global model, scaled by the sites' summed statistics."""
-    collected = collect(step, context, keys.statistics)
+    collected = collect(step, context, "encode", keys.statistics)
     model = initialiser(context.params.model.kind)(collected.updates, context)
     meta = {
         **model.meta,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class Walk:
     context: RunContext
     progress: Progress
     failed: dict[str, FolkmootError] = field(default_factory=dict)
+    #: Stage whose later steps a site has no part in any more: it missed an earlier one.
+    _left_out: dict[str, str] = field(default_factory=dict)
 
     def do(self, step: Step) -> None:
         """Execute a step; a site's failure is noted, the coordinator's ends the run."""
@@ -49,14 +52,26 @@ class Walk:
             self._enough(step)
             execute(step, self.context)
             return
-        if step.place in self.failed and not step.name.startswith("round-"):
+        stage = step.name.partition("/")[0]
+        if self._left_out.get(step.place) == stage:
+            return
+        if step.place in self.failed and not stage.startswith("round-"):
             return
         try:
             execute(step, self.context)
             self.failed.pop(step.place, None)
         except FolkmootError as error:
             self.failed[step.place] = error
+            self._left_out[step.place] = stage
             self.progress.say(f"{step.place} is left out of {step.name}: {error}")
+
+    def through(self, steps: Sequence[Step]) -> None:
+        """Execute a stage in the plan's order: one task at every site, the coordinator, and so on.
+
+        A round may have any number of these turns (an exchange of keys, an unmasking …).
+        """
+        for _, turn in groupby(steps, key=_task):
+            self.together(tuple(turn))
 
     def together(self, steps: Sequence[Step]) -> None:
         """Execute steps that do not wait for one another.
@@ -77,7 +92,7 @@ class Walk:
 
     def _enough(self, step: Step) -> None:
         """Where the quorum is lost, a site's own error says more than the count of sites."""
-        sites = {name.rsplit("/", 1)[1] for name in step.after}
+        sites = {before.place for before in self.plan.site_steps(step.after)}
         required = len(sites) if step.quorum is None else step.quorum
         failed = [self.failed[site] for site in sorted(sites & set(self.failed))]
         if len(sites) - len(failed) < required:
@@ -158,9 +173,7 @@ def _rounds(walk: Walk, clock: _Clock) -> int:
     for round in range(1, walk.plan.rounds + 1):
         found = record(walk.context, round)
         if found is None:
-            *training, aggregate = walk.plan.stage(f"round-{round:03d}/")
-            walk.together(training)
-            walk.do(aggregate)
+            walk.through(walk.plan.stage(f"round-{round:03d}/"))
             found = record(walk.context, round) or {}
         if round == 1:
             clock.lap("first_round")
@@ -171,6 +184,11 @@ def _rounds(walk: Walk, clock: _Clock) -> int:
             break
     clock.lap("rounds")
     return last
+
+
+def _task(step: Step) -> str:
+    """What all sites do at one time: the step's name without its site."""
+    return step.name if step.place == COORDINATOR else step.name.rpartition("/")[0]
 
 
 class _Clock:
