@@ -15,7 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from folkmoot.contract import Contract
 from folkmoot.errors import DataError
-from folkmoot.features import encode_frame, encode_label, feature_space, generalised
+from folkmoot.features import encode_frame, encode_label, feature_space
+from folkmoot.generalisation import generalised
 from folkmoot.params import Anonymisation, Params
 from site_tasks.table import ROW, chunks, schema_of
 

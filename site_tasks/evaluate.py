@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from folkmoot import metrics
 from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef
+from folkmoot.models.linear import parameters
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import Statistics
@@ -18,7 +18,7 @@ from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
 from site_tasks.release import release
 
-__all__ = ["counts_of", "due", "evaluate", "load_model", "parameters"]
+__all__ = ["counts_of", "due", "evaluate", "load_model"]
 
 
 def evaluate(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -128,8 +128,3 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
             "Check that coordinator and site run the same version of folkmoot.",
         )
     return model, digest(data)
-
-
-def parameters(model: Artefact) -> NDArray[np.float64]:
-    """Coefficients and intercept of a linear model as one matrix, shape (K, d + 1)."""
-    return np.column_stack([model.arrays["coef"], model.arrays["intercept"]])

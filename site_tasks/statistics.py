@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
-from folkmoot.features import FeatureSpace, bounds_of
+from folkmoot.features import FeatureSpace
+from folkmoot.generalisation import bounds_of
 
 __all__ = ["STABILITY", "sums"]
 

@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef
+from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import LinearUpdate, Part
 from folkmoot.wire import Artefact
 from site_tasks.control import load_control, save_control
-from site_tasks.evaluate import counts_of, due, load_model, parameters
+from site_tasks.evaluate import counts_of, due, load_model
 from site_tasks.home import SiteHome
 from site_tasks.linear_loss import sums
 from site_tasks.local_training import descend, generator

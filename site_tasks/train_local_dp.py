@@ -29,11 +29,12 @@ from numpy.typing import NDArray
 from folkmoot.contract import Contract
 from folkmoot.errors import PrivacyError
 from folkmoot.exchange import ArtifactRef
+from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.events import PureDP
 from folkmoot.updates import LinearUpdate
 from folkmoot.wire import Artefact
-from site_tasks.evaluate import load_model, parameters
+from site_tasks.evaluate import load_model
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
 from site_tasks.privatise import TrainedPrivately, seed_of

@@ -15,7 +15,8 @@ import numpy as np
 
 from folkmoot.contract import Column, Contract
 from folkmoot.errors import DataError
-from folkmoot.features import encode_label, generalise_categories, is_categorical
+from folkmoot.features import encode_label
+from folkmoot.generalisation import generalise_categories, is_categorical
 from site_tasks.table import chunks, schema_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A linear global model as scikit-learn's own estimator, fitted.
+"""A linear global model: its parameters, and scikit-learn's own estimator of it, fitted.
 
 Nothing is trained here and nothing is unpickled: the estimator is built from the artefact's
 coefficients, and behaves as if scikit-learn had trained it on the pooled rows.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError
 from folkmoot.wire import Artefact
@@ -16,7 +17,12 @@ from folkmoot.wire import Artefact
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-__all__ = ["to_pipeline", "to_sklearn"]
+__all__ = ["parameters", "to_pipeline", "to_sklearn"]
+
+
+def parameters(model: Artefact) -> NDArray[np.float64]:
+    """Coefficients and intercept of a linear model as one matrix, shape (K, d + 1)."""
+    return np.column_stack([model.arrays["coef"], model.arrays["intercept"]])
 
 
 def to_pipeline(model: Artefact) -> Pipeline:

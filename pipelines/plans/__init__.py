@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from folkmoot.contract import Contract
 from folkmoot.errors import ConfigError
+from folkmoot.generalisation import check_levels
 from folkmoot.params import Params
 from folkmoot.plan import RoundPlan
 from pipelines.plans import linear, trees
@@ -45,19 +46,7 @@ def plan_of(params: Params, contract: Contract) -> RoundPlan:
 
 
 def _fit(params: Params, contract: Contract) -> None:
-    quasi = {column.name: column for column in contract.with_role("quasi_identifier")}
-    for name, level in params.anonymisation.levels.items():
-        hierarchy = quasi[name].hierarchy if name in quasi else None
-        depth = max(len(hierarchy.widths), len(hierarchy.levels)) if hierarchy else 0
-        if name not in quasi or level > depth:
-            what = (
-                f"has {depth} levels" if name in quasi else "is no quasi-identifier of the contract"
-            )
-            raise ConfigError(
-                "config.invalid",
-                f"anonymisation.levels.{name}: the column {what}.",
-                f"Mend params.yaml or contract {contract.name}.",
-            )
+    check_levels(contract, params.anonymisation)
     if params.privacy.mechanism == "diffprivlib" and contract.task == "multiclass":
         raise ConfigError(
             "config.invalid",

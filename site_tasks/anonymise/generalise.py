@@ -5,7 +5,7 @@ generalisation; Samarati & Sweeney 1998), then the rows of equivalence classes s
 suppressed.  Two passes over the file: one counts classes, one writes.
 
 The joint with the steps around it: :func:`anonymise` turns a validated Parquet file into one that
-follows ``folkmoot.features.generalised(contract, …)``, without direct identifiers (or with
+follows ``folkmoot.generalisation.generalised(contract, …)``, without direct identifiers (or with
 pseudonyms), with the original row number as column :data:`ROW` where rows were suppressed.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
 from folkmoot.errors import DataError
-from folkmoot.features import (
+from folkmoot.generalisation import (
     categories_at,
     check_levels,
     generalise_categories,

@@ -82,7 +82,7 @@ def test_the_ending_is_bound_to_the_last_round() -> None:
 
 def test_levels_must_exist_in_the_contract() -> None:
     plan_of(parse_params({"anonymisation": {"levels": {"age": 2}}}), CONTRACT)
-    for levels, word in [({"age": 3}, "2 levels"), ({"x": 1}, "no quasi-identifier")]:
+    for levels, word in [({"age": 3}, "ends at level 2"), ({"x": 1}, "no quasi-identifier")]:
         with pytest.raises(ConfigError, match=word):
             plan_of(parse_params({"anonymisation": {"levels": levels}}), CONTRACT)
 

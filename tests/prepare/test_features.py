@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 
 from folkmoot.contract import Column, Contract
 from folkmoot.errors import ConfigError, DataError
-from folkmoot.features import (
-    encode_frame,
-    encode_label,
-    feature_space,
-    generalise_numbers,
-    generalised,
-)
+from folkmoot.features import encode_frame, encode_label, feature_space
+from folkmoot.generalisation import generalise_numbers, generalised
 from folkmoot.params import Anonymisation
 
 from .conftest import rows

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import DataError, ProtocolError
 from folkmoot.features import FeatureSpace, feature_space
+from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
@@ -25,7 +26,6 @@ __all__ = [
     "initial",
     "mean_delta",
     "pack",
-    "parameters",
     "relative_change",
 ]
 
@@ -107,11 +107,6 @@ def aggregate(
     ordered = in_order(updates)
     before = parameters(previous)
     return pack(previous, before + mean_delta(ordered, before.shape))
-
-
-def parameters(model: Artefact) -> Floats:
-    """Coefficients and intercept as one matrix, shape (K, d + 1)."""
-    return np.column_stack([model.arrays["coef"], model.arrays["intercept"]])
 
 
 def pack(

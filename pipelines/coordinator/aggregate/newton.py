@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
-from pipelines.coordinator.aggregate.linear import array_of, pack, parameters, relative_change
+from pipelines.coordinator.aggregate.linear import array_of, pack, relative_change
 
 __all__ = ["aggregate", "solve"]
 

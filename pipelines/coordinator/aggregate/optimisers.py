@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
-from pipelines.coordinator.aggregate.linear import mean_delta, pack, parameters
+from pipelines.coordinator.aggregate.linear import mean_delta, pack
 
 __all__ = ["aggregate"]
 

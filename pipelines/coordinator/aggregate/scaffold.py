@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
-from pipelines.coordinator.aggregate.linear import array_of, mean_delta, pack, parameters
+from pipelines.coordinator.aggregate.linear import array_of, mean_delta, pack
 
 __all__ = ["aggregate"]
 
