@@ -182,7 +182,7 @@ def open_released(data: bytes, roster: Roster, expect: Mapping[str, Any]) -> Rel
         parts = {str(n): _part(str(n), e, artefact) for n, e in entries.items()}
         if not isinstance(receipt, dict):
             raise TypeError
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise ProtocolError(
             "protocol.format",
             f"{what} is not a well-formed update.",

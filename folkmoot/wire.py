@@ -138,16 +138,23 @@ def decode(data: bytes, *, kind: str | None = None) -> Artefact:
     if len(data) < start:
         raise _truncated(len(data))
     try:
-        header = json.loads(data[_PREFIX.size : start], parse_constant=_refuse_constant)
+        header = json.loads(data[_PREFIX.size : start])
+        # One spelling per content, and nothing in it (infinities, lone surrogates, keys twice)
+        # that could not be written again.
+        if canonical_json(header) != data[_PREFIX.size : start]:
+            raise ValueError
         found, meta, entries, total = (header[k] for k in ("kind", "meta", "arrays", "bytes"))
-        if not isinstance(found, str) or not isinstance(meta, dict):
+        if not isinstance(found, str) or not isinstance(meta, dict) or type(total) is not int:
             raise TypeError
         start += -start % ALIGN
-        if len(data) < start + int(total):
+        if len(data) < start + total:
             raise _truncated(len(data))
-        if len(data) > start + int(total):
+        if len(data) > start + total:
             raise _malformed("has bytes behind its end")
-        arrays = {str(entry["name"]): _array(data, start, int(total), entry) for entry in entries}
+        names = [entry["name"] for entry in entries]
+        if not all(isinstance(name, str) for name in names) or names != sorted(set(names)):
+            raise ValueError
+        arrays = {entry["name"]: _array(data, start, total, entry) for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _malformed("has a damaged header") from None
     if kind is not None and found != kind:
@@ -173,10 +180,6 @@ def _array(data: bytes, start: int, total: int, entry: Mapping[str, Any]) -> Arr
     if offset % ALIGN or offset + count * dtype.itemsize > total:
         raise ValueError
     return np.frombuffer(data, dtype, count, start + offset).reshape(shape)
-
-
-def _refuse_constant(_: str) -> None:
-    raise ValueError
 
 
 def _truncated(size: int) -> ProtocolError:

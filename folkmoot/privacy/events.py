@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from folkmoot.errors import PrivacyError
 
@@ -34,6 +34,10 @@ class Exact:
     charged: ClassVar[bool] = False
 
     clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None:
+            _positive(clip_norm=self.clip_norm)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -64,6 +68,7 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         _positive(noise_multiplier=self.noise_multiplier, sensitivity=self.sensitivity)
+        _stated(self.unit, self.relation)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -94,6 +99,7 @@ class Laplace:
 
     def __post_init__(self) -> None:
         _positive(noise_multiplier=self.noise_multiplier, sensitivity=self.sensitivity)
+        _stated(self.unit, self.relation)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -124,6 +130,7 @@ class PureDP:
 
     def __post_init__(self) -> None:
         _positive(epsilon=self.epsilon)
+        _stated(self.unit, self.relation)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -185,7 +192,7 @@ def from_dict(values: Mapping[str, Any]) -> Event:
                 return PoissonSampled(fields["sampling_probability"], inner)
         elif name in _PLAIN:
             return _PLAIN[name](**fields)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PrivacyError):
         pass
     raise PrivacyError(
         "privacy.mechanism",
@@ -198,9 +205,16 @@ def _named(event: Exact | Gaussian | Laplace | PureDP) -> dict[str, Any]:
     return {"event": event.name, **{k: v for k, v in asdict(event).items() if v is not None}}
 
 
+def _stated(unit: str, relation: str) -> None:
+    for name, value, known in (("unit", unit, Unit), ("relation", relation, Relation)):
+        if value not in get_args(known):
+            raise _invalid(name, f"one of {', '.join(get_args(known))}")
+
+
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and value > 0):
             raise _invalid(name, "finite and above 0")
 
 

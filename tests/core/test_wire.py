@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +99,48 @@ def test_damaged_bytes_never_raise_anything_but_protocol_errors(data: st.DataObj
 def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(data)
+
+
+def reheaded(change: Callable[[bytes], bytes]) -> bytes:
+    """The example under a header that a stranger wrote."""
+    data = encode(example())
+    prefix = struct.Struct("<8sHI")
+    length = prefix.unpack_from(data)[2]
+    end = prefix.size + length
+    header = change(data[prefix.size : end])
+    start = prefix.size + len(header)
+    packed = prefix.pack(b"FOLKMOOT", 1, len(header))
+    return packed + header + bytes(-start % 64) + data[end + (-end % 64) :]
+
+
+def with_meta(text: bytes) -> Callable[[bytes], bytes]:
+    return lambda header: header.replace(b'"meta":{', b'"meta":{"zz":' + text + b",", 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: re.sub(rb'"bytes":\d+', b'"bytes":1e400', header),
+        lambda header: re.sub(rb'"bytes":\d+', b'"bytes":true', header),
+        lambda header: header.replace(b'"round":3', b'"round":1e400'),
+        lambda header: header.replace(b'"round":3', b'"round":NaN'),
+        lambda header: header.replace(b'"round":3', b'"round":3,"round":4'),
+        lambda header: header.replace(b'"round":3', b'"round": 3'),
+        lambda header: header.replace(b'"demo"', b'"\\ud800"'),
+        lambda header: header.replace(b'"name":"coef"', b'"name":"counts"'),
+        lambda header: header.replace(b'"name":"coef"', b'"name":["coef"]'),
+        lambda header: header.replace(b'"shape":[3]', b'"shape":[1099511627776]'),
+        lambda header: header.replace(b'"shape":[3]', b'"shape":' + b"[" * 9000 + b"]" * 9000),
+        with_meta(b"[" * 200_000 + b"]" * 200_000),
+        with_meta(b"1" * 10_000),
+    ],
+)
+def test_headers_that_nobody_could_have_written_are_refused(
+    change: Callable[[bytes], bytes],
+) -> None:
+    assert decode(reheaded(lambda header: header)).meta == example().meta
+    data = reheaded(change)
+    assert data != encode(example())
+    with pytest.raises(ProtocolError) as caught:
+        decode(data)
+    assert caught.value.code in {"protocol.format", "protocol.truncated"}

@@ -144,7 +144,21 @@ def test_impossible_events_are_refused(bad: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{}, {"event": "gaussian"}, {"event": "oracle"}, {"event": "pure-dp", "x": 1}]
+    "bad",
+    [
+        {},
+        {"event": "gaussian"},
+        {"event": "oracle"},
+        {"event": ["gaussian"]},
+        {"event": "pure-dp", "x": 1},
+        {"event": "pure-dp", "epsilon": "1"},
+        {"event": "pure-dp", "epsilon": True},
+        {"event": "pure-dp", "epsilon": 10**400},
+        {"event": "gaussian", "noise_multiplier": 1.0, "unit": ["record"]},
+        {"event": "gaussian", "noise_multiplier": 1.0, "relation": "none"},
+        {"event": "exact", "clip_norm": "x"},
+        {"event": "poisson-sampled", "sampling_probability": 0.1, "of": 3},
+    ],
 )
 def test_malformed_events_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(PrivacyError):
