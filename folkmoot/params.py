@@ -106,14 +106,14 @@ class Holdout(Section):
 class Data(Section):
     """Where the rows come from and how they become numbers."""
 
-    recipe: Literal[
-        "breast_cancer", "diabetes", "heart", "adult", "synthetic", "csv", "parquet"
-    ] = "breast_cancer"
-    """Recipe of `folkmoot data`; `csv` and `parquet` are the user's own."""
+    recipe: (
+        Literal["breast_cancer", "diabetes", "heart", "adult", "synthetic", "csv", "parquet"] | None
+    ) = "breast_cancer"
+    """Recipe whose rows are dealt to simulated sites (`folkmoot data list`); null: real sites, each with its own rows."""
     path: str | None = None
     """Folder or file of the source, for `heart`, `adult`, `csv` and `parquet`."""
     contract: str | None = None
-    """Data contract (YAML); the recipe's own when null. Needed for `csv` and `parquet`."""
+    """Data contract (YAML); the recipe's own when null. Needed for `csv`, `parquet` and real sites."""
     partition: Partition = Partition()
     """How rows are dealt to sites."""
     holdout: Holdout = Holdout()
@@ -133,6 +133,8 @@ class Data(Section):
     def _needs(self) -> Self:
         if self.recipe in {"csv", "parquet"} and (self.path is None or self.contract is None):
             raise ValueError("recipes csv and parquet need both path and contract")
+        if self.recipe is None and self.contract is None:
+            raise ValueError("without a recipe (real sites) the key contract is needed")
         if self.partition.kind in {"natural", "feature_shift"} and self.partition.column is None:
             raise ValueError("partitions natural and feature_shift need a column")
         return self

@@ -1,12 +1,12 @@
 """What federating gains: each site alone, and training on pooled rows.
 
-Only for recipes, where all rows are on one machine anyway: on real sites nobody holds the pooled
-rows, and this module refuses to look.
+Only for sites that were made from a recipe, whose rows are on one machine anyway: of real sites
+nobody holds the pooled rows, and this module refuses to look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from folkmoot.plan import RunContext
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
 
-__all__ = ["baselines"]
+__all__ = ["baselines", "simulated"]
 
 Array = NDArray[Any]
 Rows = tuple[Array, Array, Array | None]
@@ -44,9 +44,9 @@ def baselines(context: RunContext, sites: Sequence[str]) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        For the recipes ``csv`` and ``parquet``.
+        Where a site was not made from a recipe.
     """
-    if context.params.data.recipe in {"csv", "parquet"}:
+    if not simulated(context, sites):
         raise ConfigError(
             "config.invalid",
             "Baselines would need the rows of real sites on one machine.",
@@ -69,6 +69,14 @@ def baselines(context: RunContext, sites: Sequence[str]) -> dict[str, Any]:
         found = _by_site(context, fit(context, rows, types), test)
         alone[site] = {"overall": found["overall"], "own": found["sites"][site]}
     return {"alone": alone, "pooled": pooled}
+
+
+def simulated(context: RunContext, sites: Iterable[str]) -> bool:
+    """Whether all of ``sites`` lie in this workspace and say themselves that they are simulated."""
+    try:
+        return all(SiteHome.find(s, context.workspace).settings.simulated for s in sites)
+    except ConfigError:  # elsewhere, or not ours to read
+        return False
 
 
 def _rows(prepared: Prepared, part: Any) -> Rows:

@@ -68,8 +68,10 @@ def report(
     say: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Write the model file and compare with baselines; returns ``model_path`` and ``baselines``."""
+    from pipelines.baselines import simulated
+
     path = str(_model_file(context, result))
-    if not baselines or context.params.data.recipe in {"csv", "parquet"}:
+    if not baselines or not simulated(context, result["datasets"]):
         return {"model_path": path, "baselines": None}
     say("Baselines: each site alone, and pooled rows")
     return {"model_path": path, "baselines": _baselines(context, result)}

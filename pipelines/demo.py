@@ -55,7 +55,7 @@ def demo(params: Params, console: Console) -> None:
     federation, model = params.federation, params.model
     console.print(
         f"[bold]Folkmoot[/]: {len(federation.sites)} sites train one {model.kind} model on "
-        f"{params.data.recipe} through Airflow, at most {model.rounds} rounds. "
+        f"{params.data.recipe or 'their own data'} through Airflow, at most {model.rounds} rounds. "
         "Rows stay where they are."
     )
     from folkmoot.cli.tables import RoundProgress, show

@@ -30,9 +30,10 @@ Progress = Callable[[str], None]
 def ensure_sites(params: Params, workspace: Path | str, progress: Progress | None = None) -> bool:
     """Make the sites of ``params`` in ``workspace``, with a recipe's rows, unless they are there.
 
-    Sites that were not made from a recipe are never touched: where every site of the federation is
-    such a one, only the roster is looked after.  A change of recipe or partition gives each
-    simulated site a new dataset version.
+    Sites that were not made from a recipe are never touched, and neither is the key that the roster
+    has for them: without a recipe, or where every site of the federation is such a one, only those
+    of this workspace that the roster does not have yet are enrolled.  A change of recipe or
+    partition gives each simulated site a new dataset version.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def ensure_sites(params: Params, workspace: Path | str, progress: Progress | Non
     """
     workspace = Path(workspace).absolute()
     tell = progress or (lambda _: None)
+    if params.data.recipe is None:
+        return _enrol(list(_existing(params, workspace).values()), workspace)
     wanted = _wanted(params)
     if _recorded(workspace) == wanted and _whole(params, workspace):
         return False
@@ -65,12 +68,14 @@ def ensure_sites(params: Params, workspace: Path | str, progress: Progress | Non
         real = [name for name, home in homes.items() if not home.settings.simulated]
         if real and len(real) == len(params.federation.sites):
             return _enrol(list(homes.values()), workspace)
+        real = sorted({*real, *_elsewhere(params, workspace, homes)})
         if real:
             raise ConfigError(
                 "config.invalid",
-                f"Sites of this workspace were not made from a recipe: {', '.join(real)}.",
-                "Make the other sites with `folkmoot site init`, or choose another "
-                "federation.workspace for the simulation.",
+                f"data.recipe is {params.data.recipe}, but these sites were not made from a "
+                f"recipe: {', '.join(real)}.",
+                "Set data.recipe: null to train over real sites (`folkmoot site init` makes one), or "
+                "choose another federation.workspace for the simulation.",
             )
         _make(params, workspace, homes, tell)
         _record(workspace, wanted)
@@ -134,11 +139,22 @@ def _existing(params: Params, workspace: Path) -> dict[str, SiteHome]:
     }
 
 
+def _elsewhere(params: Params, workspace: Path, homes: dict[str, SiteHome]) -> set[str]:
+    """Sites that were enrolled with a key, but whose folder neither is nor was in the workspace."""
+    made = (_recorded(workspace) or {}).get("sites", ())
+    enrolled = Roster.load(workspace / "roster.toml").keys
+    return {n for n in params.federation.members if n in enrolled} - set(homes) - set(made)
+
+
 def _enrol(homes: list[SiteHome], workspace: Path) -> bool:
-    """Put the sites' public keys on the roster; whether it changed."""
+    """Put the sites' public keys on the roster; whether it changed.
+
+    Only a simulated site's key is ever replaced: it was lost with the folder and made again.
+    """
     path = workspace / "roster.toml"
     roster = Roster.load(path)
-    keys = {**roster.keys, **{home.name: public_text(home.key()) for home in homes}}
+    own = {h.name: h for h in homes if h.settings.simulated or h.name not in roster.keys}
+    keys = {**roster.keys, **{name: public_text(home.key()) for name, home in own.items()}}
     if keys == roster.keys:
         return False
     Roster(keys).save(path)

@@ -51,16 +51,15 @@ class SiteHome:
     def find(site: str, workspace: Path | str) -> SiteHome:
         """Folder of a site on this machine.
 
-        ``FOLKMOOT_SITE_HOME`` where its ``site.toml`` names the site, else
-        ``<workspace>/sites/<site>``.
+        The folder of ``FOLKMOOT_SITE_HOME`` (one, or several as in ``PATH``) whose ``site.toml``
+        names the site, else ``<workspace>/sites/<site>``.
 
         Raises
         ------
         ConfigError
             Where there is none, or the folder belongs to another site.
         """
-        own = os.environ.get("FOLKMOOT_SITE_HOME")
-        if own:
+        for own in filter(None, os.environ.get("FOLKMOOT_SITE_HOME", "").split(os.pathsep)):
             home = SiteHome(Path(own))
             if home.name == site:
                 return home

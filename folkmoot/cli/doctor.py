@@ -45,7 +45,7 @@ def doctor(
     **Examples**
 
     `folkmoot doctor` checks packages, git, params, workspace, roster, exchange store, MLflow,
-    Airflow and every site that lies in the workspace.
+    Airflow and every site that lies in the workspace or is named in FOLKMOOT_SITE_HOME.
 
     `folkmoot doctor --site site-a` checks what the machine of one site needs: packages, git, modes
     of site.toml and keys, the dataset, its DVC remote and the privacy ledger.
@@ -86,10 +86,22 @@ def _findings(
     yield from check_coordinator(params, folder)
     roster = Roster.load(folder / "roster.toml")
     for name in params.federation.members:
-        if (folder / "sites" / name).is_dir():
+        if _lies_here(name, folder):
             from site_tasks.health import check_site
 
             yield from check_site(name, folder, roster)
+
+
+def _lies_here(site: str, workspace: Path) -> bool:
+    """Whether a site's folder is in the workspace or named in FOLKMOOT_SITE_HOME."""
+    from folkmoot.errors import FolkmootError
+    from site_tasks.home import SiteHome
+
+    try:
+        SiteHome.find(site, workspace)
+    except FolkmootError:
+        return (workspace / "sites" / site).is_dir()
+    return True
 
 
 def _roster_of(workspace: Path | None) -> Roster | None:

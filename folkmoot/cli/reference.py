@@ -40,7 +40,8 @@ def params_page() -> str:
         "sensitivity.\n"
         "- `model.linear.strategy: local_dp` and `privacy.mechanism: diffprivlib` go together, "
         "with `model.linear.rounds: 1`.\n"
-        "- `data.recipe: csv` and `parquet` need `data.path` and `data.contract`.\n"
+        "- `data.recipe: csv` and `parquet` need `data.path` and `data.contract`; null (real "
+        "sites) needs `data.contract`.\n"
         "- `data.partition.kind: natural` and `feature_shift` need `data.partition.column`.\n"
     )
     return _MADE + "\n" + intro + "\n" + _sections(Params, "params.yaml") + rules

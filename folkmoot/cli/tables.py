@@ -14,6 +14,8 @@ __all__ = ["PRIMARY", "RoundProgress", "show"]
 #: The metric that stands for a task, with whether higher is better.
 PRIMARY = {"binary": ("auc", True), "multiclass": ("accuracy", True), "regression": ("rmse", False)}
 
+_NONE = "–"
+
 
 class RoundProgress:
     """A progress bar over the rounds of a run."""
@@ -67,43 +69,43 @@ def show(console: Console, result: dict[str, Any]) -> None:
     table = Table(title=f"Federation {result['federation']}, run {result['run']}")
     table.add_column("site")
     table.add_column("dataset version")
-    for column in (f"federated {name}", f"alone {name}", f"pooled {name}", "epsilon"):
-        table.add_column(column, justify="right")
     compared = result.get("baselines") or {}
-    pooled = compared.get("pooled") or {}
+    kinds = ("federated", "alone", "pooled") if compared else ("federated",)
+    for column in (*(f"{kind} {name}" for kind in kinds), "epsilon"):
+        table.add_column(column, justify="right")
+    alone, pooled = compared.get("alone") or {}, compared.get("pooled") or {}
+    missing = False
     for site, fingerprint in result["datasets"].items():
-        alone = (compared.get("alone") or {}).get(site) or {}
-        table.add_row(
-            site,
-            fingerprint[:12],
+        figures = [
             _figure(result["metrics"].get("sites", {}).get(site), name),
-            _figure(alone.get("own"), name),
+            _figure((alone.get(site) or {}).get("own"), name),
             _figure(pooled.get("sites", {}).get(site), name),
-            _epsilon(result["privacy"].get(site)),
-        )
+        ][: len(kinds)]
+        missing = missing or _NONE in figures
+        table.add_row(site, fingerprint[:12], *figures, _epsilon(result["privacy"].get(site)))
     table.add_section()
-    alone_overall = [a["overall"] for a in (compared.get("alone") or {}).values() if a]
-    mean = (
-        {name: sum(a[name] for a in alone_overall) / len(alone_overall)} if alone_overall else None
-    )
-    table.add_row(
-        "all sites",
-        f"{result['rounds']} rounds" + (f" ({result['stop']})" if result.get("stop") else ""),
+    own = [a["overall"][name] for a in alone.values() if a and name in a["overall"]]
+    overall = [
         _figure(result["metrics"].get("overall"), name),
-        _figure(mean, name),
+        _figure({name: sum(own) / len(own)} if own else None, name),
         _figure(pooled.get("overall"), name),
-        "",
-    )
+    ][: len(kinds)]
+    table.add_row("all sites", _rounds(result), *overall, "")
     console.print(table)
-    console.print(
-        "[dim]Held-out rows. By site: on its own rows; all sites: on everybody's "
-        "(alone: mean of the sites' own models).[/]"
-    )
+    notes = ["Held-out rows. By site: on its own rows; all sites: on everybody's"]
+    notes[0] += " (alone: mean of the sites' own models)." if compared else "."
+    if missing:
+        notes.append(f"{_NONE}: no figure, as where a site's rows are all of one class.")
+    console.print(f"[dim]{' '.join(notes)}[/]", highlight=False)
     if result.get("missing"):
         console.print(f"Left out: {', '.join(sorted(result['missing']))}", markup=False)
     registered = result.get("registered")
     if registered:
-        console.print(f"Model: {registered['name']} version {registered['version']} in MLflow")
+        aliases = f" ({', '.join(registered['aliases'])})" if registered.get("aliases") else ""
+        console.print(
+            f"Model: {registered['name']} version {registered['version']}{aliases} in MLflow",
+            markup=False,
+        )
     console.print(
         f"Model file: {result['model_path']}", markup=False, highlight=False, soft_wrap=True
     )
@@ -112,13 +114,19 @@ def show(console: Console, result: dict[str, Any]) -> None:
         console.print("Seconds: " + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items()))
 
 
+def _rounds(result: dict[str, Any]) -> str:
+    number = result["rounds"]
+    why = f" ({result['stop']})" if result.get("stop") else ""
+    return f"{number} round{'' if number == 1 else 's'}{why}"
+
+
 def _figure(metrics: dict[str, float] | None, name: str) -> str:
-    return "–" if not metrics or name not in metrics else f"{metrics[name]:.4f}"
+    return _NONE if not metrics or name not in metrics else f"{metrics[name]:.4f}"
 
 
 def _epsilon(privacy: dict[str, Any] | None) -> str:
     if not privacy:
-        return "–"
+        return _NONE
     if privacy["epsilon"] is None:
         return "no DP"
     return f"{privacy['epsilon']:.3f}" + ("" if privacy["private"] else " (NOT PRIVATE)")

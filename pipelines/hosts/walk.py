@@ -52,10 +52,9 @@ def contract_for(params: Params) -> Contract:
 
 def ensure_members(params: Params, workspace: Path, say: Callable[[str], None]) -> None:
     """Make a recipe's sites where they are absent; real sites stand as they are."""
-    if params.data.recipe not in {"csv", "parquet"} or not (workspace / "roster.toml").exists():
-        from pipelines.simulation import ensure_sites
+    from pipelines.simulation import ensure_sites
 
-        ensure_sites(params, workspace, say)
+    ensure_sites(params, workspace, say)
 
 
 def roster_for(workspace: Path) -> Roster:

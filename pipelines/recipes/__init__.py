@@ -145,7 +145,7 @@ def open_rows(data: Data) -> tuple[Rows, Contract]:
         For a source that is missing, cannot be downloaded or read, or lacks a column.
     """
     contract = contract_of(data)
-    return RECIPES[data.recipe].opener()(data, contract), contract
+    return RECIPES[str(data.recipe)].opener()(data, contract), contract
 
 
 def load(recipe: str, data: Data) -> tuple[pd.DataFrame, Contract]:

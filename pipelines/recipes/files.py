@@ -43,7 +43,7 @@ def rows(data: Data, contract: Contract) -> FileRows:
             f"Name a .{data.recipe} file, or a folder that holds some.",
         )
     extra = [data.partition.column] if data.partition.column else []
-    return FileRows(found, contract, data.recipe, path.is_dir(), extra)
+    return FileRows(found, contract, str(data.recipe), path.is_dir(), extra)
 
 
 class FileRows:

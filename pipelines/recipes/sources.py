@@ -43,7 +43,7 @@ def source_files(data: Data, published: Mapping[str, tuple[str, str]]) -> dict[s
     """
     folder = _named_folder(data)
     if folder is None:
-        cache = cache_folder() / data.recipe
+        cache = cache_folder() / str(data.recipe)
         return {name: _cached(cache / name, *source) for name, source in published.items()}
     lacking = [name for name in published if not (folder / name).is_file()]
     if lacking:
@@ -67,7 +67,7 @@ def _named_folder(data: Data) -> Path | None:
     if data.path is not None:
         return Path(data.path)
     shared = os.environ.get("FOLKMOOT_DATA")
-    folder = Path(shared) / data.recipe if shared else None
+    folder = Path(shared) / str(data.recipe) if shared else None
     return folder if folder is not None and folder.is_dir() else None
 
 

@@ -131,6 +131,28 @@ def test_real_and_simulated_sites_are_not_mixed(tmp_path: Path) -> None:
     assert not (tmp_path / "sites" / "b").exists()
 
 
+def test_enrolled_sites_elsewhere_are_not_simulated(tmp_path: Path) -> None:
+    home = SiteHome.create(tmp_path / "clinic", "a", federations=["demo"])
+    Roster({"a": public_text(home.key())}).save(tmp_path / "ws" / "roster.toml")
+    with pytest.raises(ConfigError, match="not made from a recipe: a") as caught:
+        ensure_sites(params(), tmp_path / "ws")
+    assert "data.recipe: null" in caught.value.remedy
+    assert Roster.load(tmp_path / "ws" / "roster.toml").keys == {"a": public_text(home.key())}
+    assert not (tmp_path / "ws" / "sites" / "a").exists()
+
+
+def test_a_real_sites_key_on_the_roster_is_never_replaced(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        SiteHome.create(tmp_path / "sites" / name, name, federations=["demo"])
+    enrolled = {"a": "0" * 64}
+    Roster(enrolled).save(tmp_path / "roster.toml")
+    wanted = params(**{"data.recipe": "null", "data.contract": "contract.yaml"})
+    assert ensure_sites(wanted, tmp_path)  # b was not on the roster
+    keys = Roster.load(tmp_path / "roster.toml").keys
+    assert keys == {**enrolled, "b": public_text(SiteHome.find("b", tmp_path).key())}
+    assert not ensure_sites(wanted, tmp_path)
+
+
 def test_a_faulty_partition_makes_no_site(tmp_path: Path) -> None:
     wanted = {"data.partition": "{kind: natural, column: ward}"}
     with pytest.raises(ConfigError, match="no column ward"):

@@ -117,6 +117,10 @@ def test_found_by_workspace_and_by_environment(
     assert SiteHome.find("clinic", workspace).root == home.root
     monkeypatch.setenv("FOLKMOOT_SITE_HOME", str(home.root))
     assert SiteHome.find("clinic", tmp_path / "elsewhere").root == home.root
+    second = SiteHome.create(tmp_path / "beside" / "second", "second")
+    monkeypatch.setenv("FOLKMOOT_SITE_HOME", f"{second.root}{os.pathsep}{home.root}")
+    assert SiteHome.find("clinic", tmp_path / "elsewhere").root == home.root
+    assert SiteHome.find("second", tmp_path / "elsewhere").root == second.root
     with pytest.raises(ConfigError, match="no folder of site other") as caught:
         SiteHome.find("other", tmp_path / "elsewhere")
     assert "folkmoot site init other" in caught.value.remedy
