@@ -25,8 +25,10 @@ from folkmoot.wire import encode
 BINDING = {"federation": "demo", "run": "r1", "round": 2, "site": "a", "step": "round-002/train/a"}
 
 
-def update(key: Ed25519PrivateKey, *, value: float = 1.0, **changes: Any) -> bytes:
-    parts = {"update": LinearUpdate({"delta": np.full((1, 3), value)}, 10.0)}
+def update(
+    key: Ed25519PrivateKey, *, value: float = 1.0, weight: float = 10.0, **changes: Any
+) -> bytes:
+    parts = {"update": LinearUpdate({"delta": np.full((1, 3), value)}, weight)}
     private = PrivatisedUpdate(PRIVATISED_DOOR, parts, {"update": {}})
     meta = {**BINDING, "receipt": {"private": False}, **changes}
     return sign(encode(to_artefact(meta, private)), key)
@@ -78,6 +80,8 @@ def test_a_released_update_opens_whole() -> None:
         ({"site": "b"}, "protocol.mismatch"),
         ({"step": "final/evaluate/a"}, "protocol.mismatch"),
         ({"value": float("nan")}, "protocol.format"),
+        ({"weight": 0.0}, "protocol.format"),
+        ({"weight": -10.0}, "protocol.format"),
         ({"receipt": None}, "protocol.format"),
     ],
 )

@@ -187,3 +187,32 @@ def test_a_federation_trains_once_and_pays_once(
     model = decode(store.get(f"demo/runs/r/{keys.model(1)}"))
     assert np.isfinite(model.arrays["coef"]).all()
     assert np.abs(model.arrays["coef"]).max() > 0
+
+
+def test_a_record_that_moves_several_rows_costs_no_more(
+    workspace_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Suppression of small classes makes one record reach k rows: training gets epsilon / k."""
+    import site_tasks.train_local_dp as module
+    from pipelines.hosts.embedded import run
+    from site_tasks.home import SiteHome
+    from site_tasks.release import open_ledger
+
+    asked: list[float] = []
+
+    def watched(*arguments: Any, epsilon: float, **more: Any) -> Any:
+        asked.append(epsilon)
+        return fit_classes(*arguments, epsilon=epsilon, **more)
+
+    monkeypatch.setattr(module, "fit_classes", watched)
+    coarse = "anonymisation.levels={age: 5, sex: 1, district: 2}"
+    synthetic = ["data.recipe=synthetic", "data.rows=400", "data.columns=3"]
+    params = parse_params({}, [*OVERRIDES, *synthetic, coarse, "anonymisation.k=4"])
+    workspace = workspace_of(params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = run(params, run="r", workspace=workspace)
+    assert asked == [0.5] * len(params.federation.members)
+    for site in params.federation.members:
+        assert result["privacy"][site]["epsilon"] == 2.0
+        assert open_ledger(SiteHome.find(site, workspace)).spent(1e-5) == (2.0, "sum")
