@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import PrivacyError, RoundError
 from folkmoot.params import Privacy
-from folkmoot.privacy.events import Event, Exact, Gaussian, PureDP
+from folkmoot.privacy.events import Event, Exact, PureDP
+from folkmoot.privacy.release import charge
 from folkmoot.updates import (
     PRIVATISED_DOOR,
     LinearUpdate,
@@ -57,21 +58,6 @@ class TrainedPrivately:
 
     update: LinearUpdate
     event: PureDP
-
-
-def charge(privacy: Privacy) -> tuple[Event, ...]:
-    """What releasing one trained update costs, known before it is computed.
-
-    Returns
-    -------
-    tuple of Event
-        Empty for ``none`` and ``clip``.
-    """
-    if privacy.mechanism == "gaussian":
-        return (Gaussian(privacy.noise_multiplier, 2 * privacy.clip_norm),)
-    if privacy.mechanism == "diffprivlib" and privacy.epsilon is not None:
-        return (PureDP(privacy.epsilon),)
-    return ()
 
 
 def privatise(
@@ -152,7 +138,7 @@ def _part(
     if privacy.mechanism == "clip":
         return _clipped(_finite(part), privacy.clip_norm), Exact(privacy.clip_norm)
     _uniform(part)
-    return _noised(part, privacy, seed), charge(privacy)[0]
+    return _noised(part, privacy, seed), charge(privacy)["update"]
 
 
 def _clipped(part: LinearUpdate, norm: float) -> LinearUpdate:

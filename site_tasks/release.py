@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import PrivacyError, ProtocolError
 from folkmoot.identity import verify
-from folkmoot.plan import keys
 from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
 from folkmoot.wire import decode, digest
 from site_tasks import permissions
-from site_tasks.privatise import TrainedPrivately, charge, privatise, seed_of
+from site_tasks.privatise import TrainedPrivately, privatise, seed_of
 from site_tasks.seal import seal
 
 if TYPE_CHECKING:
     from folkmoot.exchange import ArtifactRef
     from folkmoot.plan import RunContext, Step
+    from folkmoot.privacy.events import Event
     from folkmoot.updates import Part
     from site_tasks.home import SiteHome
 
@@ -50,6 +50,7 @@ def release(
     inputs: Sequence[str],
     make: Make,
     fingerprint: str,
+    costs: Mapping[str, Event] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> ArtifactRef:
     """Release what ``make`` computes, or what it computed before.
@@ -70,6 +71,9 @@ def release(
         Computes the raw parts.  Called only where no stored bytes are found.
     fingerprint : str
         Keyed fingerprint of the dataset version.
+    costs : mapping of str to Event, optional
+        Per part that costs budget its event, each under a mechanism of its own; every other part
+        leaves exactly.  Charged before ``make`` is called, and held against what it made.
     meta : mapping, optional
         More JSON values for the header, free of data; they are published.
 
@@ -88,8 +92,8 @@ def release(
 
     Notes
     -----
-    Privacy cost: that of ``privatise.charge`` for a trained update (``key`` is ``keys.update``)
-    and none for the rest, which leaves exactly.  Time: one fsync for a release without a cost,
+    Privacy cost: that of ``costs``, all of them together; parts that they do not name leave
+    exactly and are named as unaccounted in the receipt.  Time: one fsync for a release without a cost,
     four for one with noise.
     """
     permissions.check(context, home)
@@ -104,7 +108,7 @@ def release(
         params=context.params,
     )
     subject = Subject(identity, context.federation, context.run, step.round, step.name, fingerprint)
-    costs = charge(privacy) if key == keys.update(step.round, home.name) else ()
+    costs = dict(costs or {})
     ledger = open_ledger(home, context.cache)
     path = home.releases / identity
     with _alone(home, identity):
@@ -114,14 +118,15 @@ def release(
             attempt = 0
             if costs:
                 limit = permissions.ceiling(context, home)
-                attempt = ledger.reserve(subject, costs, ceiling=limit)
+                planned = [costs[name] for name in sorted(costs)]
+                attempt = ledger.reserve(subject, planned, ceiling=limit)
             update = privatise(make(), privacy, seed=seed_of(privacy, identity))
-            charged = [e.to_dict() for e in costs]
-            if [e for e in update.events.values() if e["event"] != "exact"] != charged:
+            made = {n: e for n, e in update.events.items() if e["event"] != "exact"}
+            if made != {name: event.to_dict() for name, event in costs.items()}:
                 raise PrivacyError(
                     "privacy.order",
                     f"Step {step.name} made parts of another cost than was charged.",
-                    "A trained update leaves under its round's update key alone.",
+                    "State what every part costs when it is released (costs).",
                     site=home.name,
                 )
             paper = receipt(identity, privacy, update.events, permissions.delta(context, home))

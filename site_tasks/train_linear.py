@@ -9,6 +9,7 @@ from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext, Step, keys
+from folkmoot.privacy.release import charge
 from folkmoot.updates import LinearUpdate, Part
 from folkmoot.wire import Artefact
 from site_tasks.control import load_control, save_control
@@ -65,6 +66,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         inputs=[model_digest, prepared.digest],
         make=make,
         fingerprint=prepared.fingerprint,
+        costs=charge(context.params.privacy),
     )
     return [ref]
 

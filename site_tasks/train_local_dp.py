@@ -32,6 +32,7 @@ from folkmoot.exchange import ArtifactRef
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.events import PureDP
+from folkmoot.privacy.release import charge
 from folkmoot.updates import LinearUpdate
 from folkmoot.wire import Artefact
 from site_tasks.evaluate import load_model
@@ -116,6 +117,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         inputs=[model_digest, prepared.digest],
         make=make,
         fingerprint=prepared.fingerprint,
+        costs=charge(context.params.privacy),
     )
     return [ref]
 

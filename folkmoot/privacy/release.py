@@ -11,14 +11,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from folkmoot.params import Params, Privacy
-from folkmoot.privacy.events import from_dict
+from folkmoot.privacy.events import Event, Gaussian, PureDP, from_dict
 from folkmoot.wire import canonical_json
 
-__all__ = ["receipt", "release_id"]
+__all__ = ["charge", "receipt", "release_id"]
 
 RELATION = "replace-one"
 #: Why exact numbers may stand beside private ones; a privacy officer reads this in the receipt.
 UNACCOUNTED = "released exactly, not covered by epsilon"
+
+
+def charge(privacy: Privacy, part: str = "update") -> dict[str, Event]:
+    """What releasing one trained update costs, known before it is computed.
+
+    Parameters
+    ----------
+    privacy : Privacy
+        As planned.
+    part : str
+        Name of the update among the parts of its release.
+
+    Returns
+    -------
+    dict
+        The part's event; empty for ``none`` and ``clip``.
+    """
+    if privacy.mechanism == "gaussian":
+        return {part: Gaussian(privacy.noise_multiplier, 2 * privacy.clip_norm)}
+    if privacy.mechanism == "diffprivlib" and privacy.epsilon is not None:
+        return {part: PureDP(privacy.epsilon)}
+    return {}
 
 
 def release_id(

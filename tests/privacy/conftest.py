@@ -16,6 +16,7 @@ from folkmoot.exchange import ArtifactRef, ExchangeStore
 from folkmoot.identity import Roster, public_text
 from folkmoot.params import parse_params
 from folkmoot.plan import RunContext, Step, keys
+from folkmoot.privacy.release import charge
 from folkmoot.updates import LinearUpdate, ReleasedUpdate, Statistics, open_released
 from site_tasks.home import SiteHome
 from site_tasks.release import release
@@ -80,6 +81,7 @@ class Site:
             "inputs": ["a" * 64],
             "make": self.make,
             "fingerprint": "f" * 64,
+            "costs": charge(context.params.privacy),
             **more,
         }
         return release(self.step(round), context, self.home, **options)

@@ -14,9 +14,10 @@ from hypothesis.extra import numpy as arrays
 from folkmoot.errors import FolkmootError, PrivacyError
 from folkmoot.params import Privacy
 from folkmoot.privacy.events import PureDP
+from folkmoot.privacy.release import charge
 from folkmoot.updates import LinearUpdate, Statistics, TreeUpdate
 from site_tasks import privatise as module
-from site_tasks.privatise import TrainedPrivately, charge, gaussian_noise, privatise, seed_of
+from site_tasks.privatise import TrainedPrivately, gaussian_noise, privatise, seed_of
 
 NONE = Privacy()
 CLIP = Privacy(mechanism="clip", clip_norm=2.0)
@@ -166,11 +167,11 @@ def test_two_updates_under_one_charge_are_refused() -> None:
 
 
 def test_the_charge_is_the_event() -> None:
-    assert charge(NONE) == charge(CLIP) == ()
-    (planned,) = charge(GAUSSIAN)
+    assert charge(NONE) == charge(CLIP) == {}
+    (planned,) = charge(GAUSSIAN).values()
     assert privatise({"update": linear(1.0)}, GAUSSIAN).events["update"] == planned.to_dict()
     trained = TrainedPrivately(linear(1.0), PureDP(1.0))
-    (planned,) = charge(LIBRARY)
+    (planned,) = charge(LIBRARY).values()
     assert privatise({"update": trained}, LIBRARY).events["update"] == planned.to_dict()
 
 

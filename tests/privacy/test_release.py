@@ -15,6 +15,8 @@ from folkmoot.errors import FolkmootError, PrivacyError, ProtocolError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.plan import keys
 from folkmoot.privacy.accountant import epsilon
+from folkmoot.privacy.events import Gaussian
+from folkmoot.privacy.release import charge
 from folkmoot.updates import LinearUpdate
 from site_tasks.release import check_releases, open_ledger
 
@@ -171,13 +173,26 @@ def test_seeded_noise_is_marked_not_private(site: Site) -> None:
     assert (receipt["private"], receipt["seeded"]) == (False, True)
 
 
-def test_a_trained_update_cannot_leave_under_a_free_key(site: Site) -> None:
+@pytest.mark.parametrize(
+    "costs",
+    [
+        {},
+        {"evaluation": Gaussian(2.0, 2.0)},
+        {"update": Gaussian(4.0, 2.0)},
+        {"update": Gaussian(2.0, 2.0), "evaluation": Gaussian(2.0, 2.0)},
+    ],
+)
+def test_parts_of_another_cost_than_was_charged_do_not_leave(
+    site: Site, costs: dict[str, Any]
+) -> None:
     """Statistics cost nothing; an update in their place would be released without a charge."""
     context = site.context(*GAUSSIAN)
+    assert charge(context.params.privacy) == {"update": Gaussian(2.0, 2.0)}
     with pytest.raises(PrivacyError) as caught:
-        site.release(context, key=keys.statistics("site-a"))
+        site.release(context, key=keys.statistics("site-a"), costs=costs)
     assert caught.value.code == "privacy.order"
     assert site.store.find(context.key(keys.statistics("site-a"))) is None
+    assert kinds(site) == ["open", *["reserve"] * bool(costs)]  # and what was charged stays so
 
 
 def test_a_failed_computation_releases_nothing_and_stays_charged(site: Site) -> None:
@@ -270,9 +285,7 @@ def test_two_processes_at_one_release_draw_once(site: Site) -> None:
 
 
 def _event(site: Site) -> Any:
-    from site_tasks.privatise import charge
-
-    (event,) = charge(site.context(*GAUSSIAN).params.privacy)
+    (event,) = charge(site.context(*GAUSSIAN).params.privacy).values()
     return event
 
 
