@@ -32,6 +32,7 @@ __all__ = [
     "auc_error",
     "combine",
     "count",
+    "fits",
     "metrics",
 ]
 
@@ -104,6 +105,15 @@ def combine(counts: Sequence[Mapping[str, NDArray[Any]]]) -> Counts:
                 raise ValueError(f"counts {name} differ in shape")
             total[name] += array
     return total
+
+
+def fits(task: Task, counts: Mapping[str, NDArray[Any]], n_classes: int) -> bool:
+    """Whether counts of another party have the names, shapes and types that :func:`count` gives."""
+    expected = count(task, [], np.zeros((0, max(1, n_classes))), n_classes)
+    return counts.keys() == expected.keys() and all(
+        array.shape == expected[name].shape and array.dtype == expected[name].dtype
+        for name, array in counts.items()
+    )
 
 
 def metrics(task: Task, counts: Mapping[str, NDArray[Any]]) -> dict[str, float]:

@@ -21,7 +21,8 @@ from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact, canonical_json, decode, encode
 from pipelines.coordinator import lock
 from pipelines.coordinator.aggregate import aggregator
-from pipelines.coordinator.collect import Collected, collect
+from pipelines.coordinator.collect import Collected, collect, fold
+from pipelines.coordinator.fits import check_update
 from pipelines.coordinator.open_round import load_json
 
 __all__ = ["aggregate", "combined_metrics"]
@@ -32,14 +33,20 @@ def aggregate(step: Step, context: RunContext) -> list[ArtifactRef]:
     lock.touch(context.workspace, context.federation)
     round, strategy = step.round, context.params.model.chosen.strategy
     before = decode(context.store.get(context.key(keys.model(round - 1))), kind="model")
-    collected = collect(step, context, "train", lambda site: keys.update(round, site))
-    if collected.updates:
-        arrays, changes = aggregator(strategy)(before, collected.updates, context, round)
-    else:
-        arrays, changes = before.arrays, {}
+    collected = collect(step, context, "train", lambda site: keys.update(round, site), check_update)
+
+    def make(updates: Sequence[ReleasedUpdate]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        if not updates:
+            return before.arrays, {}
+        return aggregator(strategy)(before, updates, context, round)
+
+    try:
+        collected, (arrays, changes) = fold(collected, make)
+    except np.linalg.LinAlgError:
+        raise _diverged(round) from None
     meta = {**before.meta, **changes, **_lineage(context, round, collected)}
     meta["calm"] = _calm(before.meta, changes, context)
-    _finite(arrays, round)
+    _finite(arrays, changes, round)
     data = encode(Artefact("model", meta, arrays))
     model = context.store.put(context.key(keys.model(round)), data)
     record = _record(context, round, collected, meta, model)
@@ -163,10 +170,16 @@ def _stop(
     return None
 
 
-def _finite(arrays: Mapping[str, Any], round: int) -> None:
-    if any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in arrays.values()):
-        raise RoundError(
-            "round.diverged",
-            f"The global model of round {round} is not finite.",
-            "Lower model.linear.learning_rate or server_learning_rate, or raise model.linear.l2.",
-        )
+def _finite(arrays: Mapping[str, Any], changes: Mapping[str, Any], round: int) -> None:
+    numbers = [np.asarray(value) for value in changes.values() if isinstance(value, float)]
+    for array in (*arrays.values(), *numbers):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise _diverged(round)
+
+
+def _diverged(round: int) -> RoundError:
+    return RoundError(
+        "round.diverged",
+        f"The global model of round {round} is not finite.",
+        "Lower model.linear.learning_rate or server_learning_rate, or raise model.linear.l2.",
+    )

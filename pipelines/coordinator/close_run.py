@@ -10,6 +10,7 @@ from folkmoot.wire import canonical_json, decode, digest
 from pipelines.coordinator import lock
 from pipelines.coordinator.close_round import combined_metrics
 from pipelines.coordinator.collect import collect
+from pipelines.coordinator.fits import check_evaluation
 from pipelines.coordinator.open_round import load_json
 
 __all__ = ["conclude"]
@@ -20,7 +21,7 @@ def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
     last = step.round
     data = context.store.get(context.key(keys.model(last)))
     model = decode(data, kind="model")
-    collected = collect(step, context, "evaluate", keys.evaluation)
+    collected = collect(step, context, "evaluate", keys.evaluation, check_evaluation)
     record = load_json(context, keys.record(last)) or {}
     privacy = record.get("privacy", {})
     result: dict[str, Any] = {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from folkmoot.errors import FolkmootError, ProtocolError, RoundError
 from folkmoot.plan import RunContext, Step
 from folkmoot.updates import ReleasedUpdate, open_released
 
-__all__ = ["Collected", "collect"]
+__all__ = ["Collected", "collect", "fold"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,16 @@ class Collected:
 
     updates: list[ReleasedUpdate]
     missing: dict[str, str] = field(default_factory=dict)
+    required: int = 1
 
 
-def collect(step: Step, context: RunContext, task: str, key: Callable[[str], str]) -> Collected:
+def collect(
+    step: Step,
+    context: RunContext,
+    task: str,
+    key: Callable[[str], str],
+    check: Callable[[ReleasedUpdate, RunContext], None] = lambda update, context: None,
+) -> Collected:
     """Open what the sites of ``step.after`` published in one of their tasks.
 
     Parameters
@@ -33,6 +43,9 @@ def collect(step: Step, context: RunContext, task: str, key: Callable[[str], str
         Which of the site steps it follows: the middle of ``round-003/train/site-a``.
     key : callable
         Key relative to the run, by site name.
+    check : callable
+        Raises `ProtocolError` where an update is not what the plan asked for
+        (``pipelines.coordinator.fits``).
 
     Returns
     -------
@@ -63,7 +76,9 @@ def collect(step: Step, context: RunContext, task: str, key: Callable[[str], str
             "step": name,
         }
         try:
-            updates.append(open_released(data, context.roster, expect))
+            update = open_released(data, context.roster, expect)
+            check(update, context)
+            updates.append(update)
         except ProtocolError as error:
             faults.append(error)
             missing[site] = error.code
@@ -78,7 +93,24 @@ def collect(step: Step, context: RunContext, task: str, key: Callable[[str], str
             "See each missing site's task for its error, then run again: finished steps are kept. "
             "A smaller federation.quorum lets rounds go on without them.",
         )
-    return Collected(updates, missing)
+    return Collected(updates, missing, required)
+
+
+def fold(collected: Collected, make: Callable[[list[ReleasedUpdate]], T]) -> tuple[Collected, T]:
+    """What ``make`` makes of the updates, without the sites it refuses where the quorum allows.
+
+    Shapes and trees are checked by who adds them up: a site that sent others must not be able to
+    end a round that can do without it.
+    """
+    while True:
+        try:
+            return collected, make(collected.updates)
+        except ProtocolError as error:
+            rest = [update for update in collected.updates if update.site != error.site]
+            if len(rest) in {0, len(collected.updates)} or len(rest) < collected.required:
+                raise
+            missing = {**collected.missing, str(error.site): error.code}
+            collected = replace(collected, updates=rest, missing=missing)
 
 
 def _site(name: str) -> str:

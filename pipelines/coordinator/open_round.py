@@ -15,7 +15,8 @@ from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, encode
 from pipelines.coordinator.aggregate import initialiser
-from pipelines.coordinator.collect import collect
+from pipelines.coordinator.collect import collect, fold
+from pipelines.coordinator.fits import check_statistics
 
 __all__ = ["initialise", "open_run", "run_name"]
 
@@ -78,8 +79,9 @@ def open_run(
 
 def initialise(step: Step, context: RunContext) -> list[ArtifactRef]:
     """Round 0: the initial global model, scaled by the sites' summed statistics."""
-    collected = collect(step, context, "encode", keys.statistics)
-    model = initialiser(context.params.model.kind)(collected.updates, context)
+    collected = collect(step, context, "encode", keys.statistics, check_statistics)
+    initial = initialiser(context.params.model.kind)
+    collected, model = fold(collected, lambda updates: initial(updates, context))
     meta = {
         **model.meta,
         "federation": context.federation,

@@ -1,0 +1,125 @@
+"""Whether what a site published is what the plan asked of it.
+
+A signature says who sent an artefact, not that it makes sense.  What does not fit the plan is
+refused before it is aggregated or written into a record, and its site left out as one that is late.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from folkmoot import metrics
+from folkmoot.errors import PrivacyError, ProtocolError
+from folkmoot.features import feature_space
+from folkmoot.plan import RunContext
+from folkmoot.privacy.events import Event, from_dict
+from folkmoot.privacy.release import charge, receipt
+from folkmoot.updates import LinearUpdate, ReleasedUpdate, Statistics, TreeUpdate
+from folkmoot.wire import canonical_json
+
+__all__ = ["check_evaluation", "check_statistics", "check_update"]
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+#: Counts are added in int64 and divided in float64.
+_MOST_ROWS = 2**53
+
+
+def check_update(update: ReleasedUpdate, context: RunContext) -> None:
+    """A trained update: of the plan's kind, weight and cost; with counts of the incoming model.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.mismatch``, naming the site.
+    """
+    kind = LinearUpdate if context.params.model.kind == "linear" else TreeUpdate
+    _demand(
+        isinstance(update.parts.get("update"), kind), update, "has no update of the plan's kind"
+    )
+    _demand(update.parts.keys() <= {"update", "evaluation"}, update, "has parts nobody asked for")
+    if context.params.aggregation.weighting == "uniform":
+        _demand(update.parts["update"].weight == 1.0, update, "claims a weight of its own")
+    _paper(update, context, charge(context.params.privacy))
+    _evaluation(update, context)
+
+
+def check_evaluation(update: ReleasedUpdate, context: RunContext) -> None:
+    """Counts of the final model on held-out rows; raises as :func:`check_update`."""
+    _demand(update.parts.keys() <= {"evaluation"}, update, "has parts nobody asked for")
+    _paper(update, context, {})
+    _evaluation(update, context)
+
+
+def check_statistics(update: ReleasedUpdate, context: RunContext) -> None:
+    """Summed statistics of prepared rows; raises as :func:`check_update`."""
+    _demand(update.parts.keys() <= {"statistics"}, update, "has parts nobody asked for")
+    _paper(update, context, {})
+    if "statistics" in update.parts:
+        arrays = _counts(update, "statistics")
+        shapes = _shapes(context)
+        known = arrays.keys() >= shapes.keys() and arrays.keys() <= {*shapes, "weight"}
+        fit = all(array.shape == shapes.get(name, ()) for name, array in arrays.items())
+        _demand(known and fit, update, "has statistics of another shape than the contract gives")
+
+
+def _shapes(context: RunContext) -> dict[str, tuple[int, ...]]:
+    contract, params = context.contract, context.params
+    d = len(feature_space(contract, params.anonymisation, params.model.kind))
+    label: dict[str, tuple[int, ...]] = {"label_sum": (), "label_square": ()}
+    if contract.classes:
+        label = {"class_counts": (len(contract.classes),)}
+    return {"rows": (), "count": (d,), "sum": (d,), "square": (d,), **label}
+
+
+def _evaluation(update: ReleasedUpdate, context: RunContext) -> None:
+    if "evaluation" in update.parts:
+        arrays = _counts(update, "evaluation")
+        fit = metrics.fits(context.contract.task, arrays, len(context.contract.classes))
+        _demand(fit, update, "has counts of another shape than the contract gives")
+
+
+def _counts(update: ReleasedUpdate, name: str) -> Any:
+    part = update.parts[name]
+    _demand(isinstance(part, Statistics), update, f"has a part {name} of another kind")
+    for array in part.arrays.values():
+        if array.dtype.kind != "f":
+            whole = array.dtype == np.int64 and ((array >= 0) & (array <= _MOST_ROWS)).all()
+            _demand(bool(whole), update, "counts rows that cannot be")
+    return part.arrays
+
+
+def _paper(update: ReleasedUpdate, context: RunContext, costs: Mapping[str, Event]) -> None:
+    """The receipt must be the one that the plan's privacy gives: it enters records and MLflow."""
+    privacy, meta = context.params.privacy, update.meta
+    try:
+        identity, found = meta["release_id"], meta["receipt"]
+        events = {name: from_dict(event) for name, event in found["events"].items()}
+        delta = found["delta"] if costs or found["delta"] is not None else privacy.delta
+        values = {name: event.to_dict() for name, event in events.items()}
+        expected = receipt(identity, privacy, values, min(delta, privacy.delta))
+        charged = {name: event for name, event in events.items() if event.charged}
+        fit = (
+            _HEX.fullmatch(meta["dataset"]) is not None
+            and _HEX.fullmatch(identity) is not None
+            and events.keys() == update.parts.keys()
+            and charged == dict(costs)
+            and delta > 0
+            and canonical_json(expected) == canonical_json(found)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, PrivacyError):
+        fit = False
+    _demand(fit, update, "has a receipt that does not follow from the plan")
+
+
+def _demand(holds: bool, update: ReleasedUpdate, what: str) -> None:
+    if not holds:
+        raise ProtocolError(
+            "protocol.mismatch",
+            f"The {update.meta.get('step', 'update')} artefact of site {update.site} {what}.",
+            "Check that the site runs the same version of folkmoot, params and contract.",
+            site=update.site,
+        )
