@@ -37,7 +37,7 @@ from folkmoot.updates import (
     TreeUpdate,
 )
 
-__all__ = ["TrainedPrivately", "charge", "gaussian_noise", "privatise", "seed_of"]
+__all__ = ["TrainedPrivately", "gaussian_noise", "privatise", "seed_of"]
 
 Array = NDArray[np.float64]
 #: Noise and clipped values lie on a grid of this share of the noise's standard deviation.

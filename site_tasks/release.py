@@ -143,6 +143,14 @@ def release(
             data = seal({**(meta or {}), **bound}, update, home.key())
             _persist(path, data, durable=bool(costs))
             ledger.commit(subject, digest(data), attempt=attempt, receipt=paper)
+        elif costs and state.attempts == 0:
+            raise PrivacyError(
+                "privacy.ledger",
+                f"Site {home.name} has stored step {step.name}'s release, which its privacy ledger "
+                "does not hold: the ledger was rewound.",
+                "Restore private/ from the newest backup.",
+                site=home.name,
+            )
         elif state.artefact is None:
             paper = _header(data, home)["receipt"]
             ledger.commit(subject, digest(data), attempt=state.attempts, receipt=paper)

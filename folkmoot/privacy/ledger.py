@@ -5,6 +5,9 @@ that no checkout rewinds a spend.  A release with a cost has two entries, ``rese
 noise is drawn and ``commit`` once its bytes are safe; what is reserved counts as spent, whatever
 happens next.  A release without a cost has the ``commit`` alone.
 
+Beside it lies ``ledger.head``, number and chain value of the last entry: an older copy in the
+ledger's place does not hold that entry, and takes no more.
+
 Every entry has a content digest, which holds no time and no chain, so that the same federation on
 another host has the same digests; and a chain value ``H(previous, content digest, time)``.
 """
@@ -47,6 +50,7 @@ _ALL = (
     "SELECT seq, kind, release_id, attempt, charge, content, digest, time, chain"
     " FROM entries ORDER BY seq"
 )
+_LAST = "SELECT seq, chain FROM entries ORDER BY seq DESC LIMIT 1"
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,11 @@ class Ledger:
         with self._reading():
             pass
 
+    @property
+    def head_path(self) -> Path:
+        """File that notes the last entry."""
+        return self.path.with_suffix(".head")
+
     def find(self, release_id: str) -> State:
         """State of a release; O(log entries)."""
         with self._reading() as db:
@@ -191,9 +200,7 @@ class Ledger:
     def head(self) -> tuple[int, str]:
         """Number and chain value of the last entry: what an anchor outside the site would keep."""
         with self._reading() as db:
-            seq, chain = db.execute(
-                "SELECT seq, chain FROM entries ORDER BY seq DESC LIMIT 1"
-            ).fetchone()
+            seq, chain = db.execute(_LAST).fetchone()
         return int(seq), str(chain)
 
     def verify(self) -> int:
@@ -285,7 +292,7 @@ class Ledger:
         charge: list[dict[str, Any]],
         more: dict[str, Any],
     ) -> None:
-        row = db.execute("SELECT seq, chain FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+        row = db.execute(_LAST).fetchone()
         seq, previous = (row[0] + 1, row[1]) if row else (0, _GENESIS)
         about = {} if subject is None else vars(subject)
         content = {"release_id": "", **about, **more, "kind": kind, "site": self.site}
@@ -347,12 +354,35 @@ class Ledger:
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
+                self._check_head(db)
                 yield db
+                head = db.execute(_LAST).fetchone()
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+            self._write_head(*head)
+
+    def _check_head(self, db: sqlite3.Connection) -> None:
+        """The ledger must go on from the last entry that was noted; O(1)."""
+        try:
+            seq, chain = self.head_path.read_text(encoding="ascii").split()
+            row = db.execute("SELECT chain FROM entries WHERE seq = ?", (int(seq),)).fetchone()
+        except (FileNotFoundError, ValueError):
+            return  # never noted, or torn by a power cut: entries are durable, the note is not
+        if row is None or row[0] != chain:
+            raise self._broken("was rewound: it does not hold its own last entry")
+
+    def _write_head(self, seq: int, chain: str) -> None:
+        """Note the last entry.  No fsync: an older note names an entry that is there as well."""
+        part = self.head_path.with_name(f".{self.head_path.name}.{os.getpid()}.part")
+        try:
+            with open(part, "w", encoding="ascii", opener=_private) as file:
+                file.write(f"{seq} {chain}\n")
+            os.replace(part, self.head_path)
+        except OSError:  # the entry itself is safe; the next one is noted again
+            part.unlink(missing_ok=True)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -400,6 +430,10 @@ def _charged(db: sqlite3.Connection) -> dict[Event, int]:
             event = from_dict(values)
             counts[event] = counts.get(event, 0) + n
     return counts
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _link(previous: str, digest: str, when: str) -> str:

@@ -250,6 +250,48 @@ def test_an_older_copy_of_the_ledger_is_found_out(site: Site) -> None:
         check_releases(site.home, rewound)
 
 
+def _rewind(site: Site, older: bytes) -> None:
+    for path in site.home.private.glob("ledger.sqlite*"):
+        path.unlink()
+    site.home.ledger_path.write_bytes(older)
+
+
+@pytest.mark.parametrize("round", [1, 2, 3])
+def test_a_rewound_ledger_takes_nothing_more(site: Site, round: int) -> None:
+    """Neither anew nor by publishing what was stored: that would launder the lost entries."""
+    context = site.context(*GAUSSIAN)
+    site.release(context)
+    open_ledger(site.home, context.cache).close()
+    older = site.home.ledger_path.read_bytes()
+    site.release(context, round=2)
+    open_ledger(site.home, context.cache).close()
+    _rewind(site, older)
+    made = site.made
+    if round == 1:  # both copies hold it: known bytes, nothing is written
+        site.release(site.context(*GAUSSIAN), round=1)
+    else:
+        with pytest.raises(PrivacyError, match="rewound") as caught:
+            site.release(site.context(*GAUSSIAN), round=round)
+        assert caught.value.code == "privacy.ledger"
+    assert site.made == made
+    with pytest.raises(PrivacyError, match="rewound"):
+        check_releases(site.home, open_ledger(site.home))
+
+
+def test_stored_bytes_without_their_reservation_are_not_published(site: Site) -> None:
+    """Even where the note of the last entry went with the ledger."""
+    context = site.context(*GAUSSIAN)
+    ledger = open_ledger(site.home, context.cache)
+    ledger.close()
+    older = site.home.ledger_path.read_bytes()
+    site.release(context)
+    ledger.close()
+    _rewind(site, older)
+    ledger.head_path.unlink()
+    with pytest.raises(PrivacyError, match="rewound"):
+        site.release(site.context(*GAUSSIAN))
+
+
 def test_the_ledger_holds_nothing_of_the_data(site: Site) -> None:
     site.delta = np.full((1, 6), 123.4375)
     site.release(site.context(*GAUSSIAN))
