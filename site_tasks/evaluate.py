@@ -121,6 +121,12 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
             f"{key} is the model of another run than {context.run}.",
             "Find out who published it; the site did not train on it.",
         )
+    if not isinstance(meta.get("round"), int) or keys.model(meta["round"]) != key:
+        raise ProtocolError(
+            "protocol.mismatch",
+            f"{key} is the model of another round.",
+            "Find out who published it; the site did not train on it.",
+        )
     if tuple(meta.get("features", ())) != prepared.features.names:
         raise ProtocolError(
             "protocol.mismatch",

@@ -17,12 +17,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
+from folkmoot.errors import ProtocolError
+from folkmoot.exchange import ExchangeStore
 from folkmoot.models.linear import to_pipeline
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import RunContext, keys
-from folkmoot.wire import Artefact, decode
+from folkmoot.wire import Artefact, decode, encode
 from pipelines.hosts.embedded import run
-from pipelines.hosts.execute import open_context, store_of
+from pipelines.hosts.execute import execute, open_context, store_of
+from pipelines.plans import plan_of
 from site_tasks.control import load_control, save_control
 from site_tasks.home import SiteHome
 from site_tasks.linear_loss import sums
@@ -224,3 +227,43 @@ def test_a_control_variate_counts_only_if_the_global_model_has_it(
     save_control(context, home, 3, np.zeros((5, 5)))  # of another shape: never used
     assert np.array_equal(load_control(context, home, 4, third, shape), kept[2])
     assert (home.work / "scaffold/demo--one/round-003.npy").stat().st_mode & 0o077 == 0
+
+
+def test_a_proximal_term_holds_local_training_back(
+    workspace_of: Workspace, iris: dict[str, Any]
+) -> None:
+    """FedProx without its term is FedAvg; with it every site stays nearer to the global model."""
+    base = ["model.linear.rounds=1", "model.linear.local_epochs=5", "model.linear.l2=0.0"]
+    moved = {}
+    for name, setting in (("fedavg", 0.5), ("fedprox", 0.0), ("fedprox", 5.0)):
+        more = [f"model.linear.strategy={name}", f"model.linear.proximal={setting}"]
+        params = parse_params(iris, [*base, *more])
+        workspace = workspace_of(params, f"{name}-{setting}")
+        result = run(params, run="one", workspace=workspace)
+        moved[name, setting] = matrix(
+            model_of(context_of(params, workspace, "one"), result["model"])
+        )
+    np.testing.assert_array_equal(moved["fedavg", 0.5], moved["fedprox", 0.0])
+    assert np.linalg.norm(moved["fedprox", 5.0]) < 0.9 * np.linalg.norm(moved["fedprox", 0.0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"run": "two"}, {"federation": "other"}, {"round": 0}, {"features": ["sl", "pl", "pw", "sw"]}],
+)
+def test_a_site_trains_on_no_other_runs_model(
+    workspace_of: Workspace, iris: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    params = parse_params(iris, ["model.linear.rounds=2"])
+    workspace = workspace_of(params)
+    run(params, run="one", workspace=workspace)
+    context = context_of(params, workspace, "one")
+    model = model_of(context, keys.model(1))
+    data = encode(replace(model, meta={**model.meta, **changes}))
+    store = ExchangeStore(workspace / "another")
+    store.put(context.key(keys.model(1)), data)
+    step = plan_of(params, context.contract).step("round-002/train/a")
+    with pytest.raises(ProtocolError) as caught:
+        execute(step, replace(context, store=store))
+    assert (caught.value.code, caught.value.site) == ("protocol.mismatch", "a")
+    assert store.find(context.key(keys.update(2, "a"))) is None
