@@ -70,7 +70,8 @@ from folkmoot.plan import Step, keys
 from pipelines.hosts.execute import execute, open_context
 w = Path({str(workspace)!r})
 context = open_context("r", "demo", ExchangeStore(w / "exchange"), w)
-step = Step("round-001/train/site-a", "site.train_linear", "site-a", 1, outputs=(keys.update(1, "site-a"),))
+name, out = "round-001/train/site-a", (keys.update(1, "site-a"),)
+step = Step(name, "site.train_linear", "site-a", 1, outputs=out)
 print(execute(step, context)[0].key)
 """
     out = python(train, "mlflow,airflow,pipelines.coordinator,matplotlib")

@@ -71,7 +71,7 @@ def collect(
         expect = {
             "federation": context.federation,
             "run": context.run,
-            "round": step.round if not name.startswith("prepare/") else 0,
+            "round": step.round,
             "site": site,
             "step": name,
         }

@@ -69,9 +69,7 @@ def ledgers(workspace: Path) -> dict[str, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "trees"])
-def test_three_hosts_agree_digest_for_digest(
-    kind: str, workspace_of: Callable[..., Path]
-) -> None:
+def test_three_hosts_agree_digest_for_digest(kind: str, workspace_of: Callable[..., Path]) -> None:
     params = settings(kind)
     expected: tuple[Any, ...] | None = None
     for host in (embedded, dvc, airflow):
