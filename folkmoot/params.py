@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from folkmoot.privacy.accountant import gaussian_epsilon
 from folkmoot.sections import Section, load_yaml, parse
 from folkmoot.wire import canonical_json
 
@@ -277,6 +278,13 @@ class Privacy(Section):
             raise ValueError("mechanism gaussian needs a noise_multiplier above 0")
         if self.mechanism == "diffprivlib" and self.epsilon is None:
             raise ValueError("mechanism diffprivlib needs an epsilon")
+        if self.mechanism == "gaussian" and self.epsilon is not None:
+            one = gaussian_epsilon(self.noise_multiplier, self.delta)
+            if one > self.epsilon:
+                raise ValueError(
+                    f"the first round alone would spend epsilon {one:.4g}, more than the budget of "
+                    f"{self.epsilon:g}: raise noise_multiplier or epsilon"
+                )
         return self
 
 

@@ -135,7 +135,7 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str) -> Conf
     faults: list[str] = []
     unknown_only = True
     for fault in error.errors(include_input=False, include_url=False, include_context=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+        key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             near = difflib.get_close_matches(
                 str(fault["loc"][-1]), _known(kind, fault["loc"][:-1]), 1
@@ -145,7 +145,7 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str) -> Conf
         else:
             unknown_only = False
             message = fault["msg"].removeprefix("Value error, ")
-            faults.append(f"{key}: {message[:1].lower()}{message[1:]}")
+            faults.append((f"{key}: " if key else "") + message[:1].lower() + message[1:])
     return ConfigError(
         "config.unknown-key" if unknown_only else "config.invalid",
         f"{source}: " + "; ".join(faults) + ".",

@@ -20,13 +20,15 @@ def main() -> None:
         app()
     except FolkmootError as error:
         from rich.console import Console
+        from rich.text import Text
 
         console = Console(stderr=True)
         where = f" at site {error.site}" if error.site else ""
-        console.print(f"[bold red]{error.code}[/]{where}: ", end="")
-        console.print(error.message, markup=False, highlight=False)
-        console.print("[bold]Remedy:[/] ", end="")
-        console.print(error.remedy, markup=False, highlight=False)
+        for line in (
+            Text.assemble((error.code, "bold red"), f"{where}: {error.message}"),
+            Text.assemble(("Remedy:", "bold"), f" {error.remedy}"),
+        ):
+            console.print(line, soft_wrap=not console.is_terminal)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from folkmoot.cli.places import Workspace
 from folkmoot.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,15 +26,12 @@ app = typer.Typer(
 )
 
 Site = Annotated[str, typer.Argument(help="Name of the site.")]
-Workspace = Annotated[
-    Path, typer.Option(help="Folder that holds sites/; FOLKMOOT_SITE_HOME goes before it.")
-]
 
 
 @app.command()
 def show(
     site: Site,
-    workspace: Workspace = Path(".folkmoot"),
+    workspace: Workspace = None,
     delta: Annotated[
         float | None, typer.Option(help="Delta at which epsilon is stated; the site's by default.")
     ] = None,
@@ -64,14 +62,19 @@ def show(
     console = Console()
     console.print(table)
     limit = "no ceiling" if most is None else f"ceiling {most:g}, {max(0.0, most - spent):.4g} left"
-    console.print(f"epsilon {spent:.4g} at delta {at:g} ({method}); {limit}")
+    charged = f"epsilon {spent:.4g} at delta {at:g} ({method})" if spent else "nothing"
+    console.print(f"Charged: {charged}; {limit}.")
     free = sum(run["unaccounted"] for run in runs)
     if free:
-        console.print(f"{free} releases hold exact numbers that no epsilon covers")
+        many = "1 release holds" if free == 1 else f"{free} releases hold"
+        console.print(
+            f"{many} exact numbers that no epsilon covers: statistics, counts of evaluations, "
+            "updates without noise."
+        )
 
 
 @app.command()
-def verify(site: Site, workspace: Workspace = Path(".folkmoot")) -> None:
+def verify(site: Site, workspace: Workspace = None) -> None:
     """Check every entry, digest and link, and the stored releases against them.
 
     Ends with status 4 where the ledger was edited, shortened, rewound or is another site's.
@@ -90,7 +93,7 @@ def verify(site: Site, workspace: Workspace = Path(".folkmoot")) -> None:
 @app.command()
 def export(
     site: Site,
-    workspace: Workspace = Path(".folkmoot"),
+    workspace: Workspace = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File; standard output by default.")
     ] = None,
@@ -108,11 +111,12 @@ def export(
         output.write_text(text, encoding="utf-8")
 
 
-def _open(site: str, workspace: Path) -> tuple[SiteHome, Ledger]:
+def _open(site: str, workspace: Path | None) -> tuple[SiteHome, Ledger]:
+    from folkmoot.cli.places import workspace_of
     from site_tasks.home import SiteHome
     from site_tasks.release import has_released, open_ledger
 
-    home = SiteHome.find(site, workspace)
+    home = SiteHome.find(site, workspace_of(workspace))
     if not home.ledger_path.exists() and not has_released(home):
         raise ConfigError(
             "config.missing-file",

@@ -24,7 +24,10 @@ Overrides = Annotated[
 ]
 Workspace = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds sites/; federation.workspace of params.yaml by default."),
+    typer.Option(
+        help="Folder that holds sites/; federation.workspace of params.yaml by default. "
+        "FOLKMOOT_SITE_HOME goes before it."
+    ),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,7 +91,7 @@ def _scheduled(
     if host is Host.dvc:
         from pipelines.hosts.dvc import run as run_dvc
 
-        return run_dvc(settings, params_file=path, run=name, say=console.print)
+        return run_dvc(settings, params_file=path, run=name, say=_sayer(console))
     from folkmoot.cli.tables import RoundProgress
     from pipelines.hosts.airflow_run import run as run_airflow
 
@@ -104,4 +105,13 @@ def _finish(
     """Model file, baselines and tracking: the coordinator's work after the last round."""
     from pipelines.conclusion import conclude_locally
 
-    return conclude_locally(settings, result, baselines=baselines, say=console.print)
+    return conclude_locally(settings, result, baselines=baselines, say=_sayer(console))
+
+
+def _sayer(console: Any) -> Callable[[str], None]:
+    """Prints a line as it is: names in brackets are no markup."""
+
+    def say(message: str) -> None:
+        console.print(message, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+    return say

@@ -46,7 +46,8 @@ class RoundProgress:
 
     def say(self, message: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(message, markup=False, highlight=False)
+        console = self._bar.console
+        console.print(message, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
     def round(self, number: int, rounds: int, record: dict[str, Any]) -> None:
         """A round is over."""

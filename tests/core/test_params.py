@@ -70,6 +70,9 @@ def test_every_fault_is_listed_at_once() -> None:
         (["privacy.mechanism=gaussian", "privacy.noise_multiplier=1.0", "data.scaling=bounds"],
          "aggregation.weighting"),
         (["model.linear.strategy=local_dp"], "go together"),
+        (["privacy.mechanism=gaussian", "privacy.noise_multiplier=4.0", "privacy.epsilon=0.9",
+          "data.scaling=bounds", "aggregation.weighting=uniform", "model.linear.strategy=fedavg"],
+         "first round alone would spend epsilon 0.926"),
     ],
 )  # fmt: skip
 def test_plans_that_could_not_be_private_are_refused(overrides: list[str], word: str) -> None:
