@@ -110,7 +110,8 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
     Raises
     ------
     ProtocolError
-        ``protocol.missing``, or ``protocol.mismatch`` for another run, round or feature space.
+        ``protocol.missing``, or ``protocol.mismatch`` for another run, round, kind, shape or
+        feature space.
     """
     data = context.store.get(context.key(key))
     model = decode(data, kind="model")
@@ -133,4 +134,30 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
             f"{key} has other features than the site's prepared rows.",
             "Check that coordinator and site run the same version of folkmoot.",
         )
+    if meta.get("kind") != context.params.model.kind:
+        raise _shapeless("coefficients or trees")
+    if meta["kind"] == "linear":  # trees are checked where they are read (site_tasks.margins)
+        _check_shape(model, prepared, context)
     return model, digest(data)
+
+
+def _check_shape(model: Artefact, prepared: Prepared, context: RunContext) -> None:
+    """A scaling with gaps would silently hide features; other shapes end in a nameless error."""
+    classes = len(context.contract.classes) if context.contract.task == "multiclass" else 1
+    d = len(prepared.features)
+    shapes = {"coef": (classes, d), "intercept": (classes,), "mean": (d,), "scale": (d,)}
+    for name, shape in shapes.items():
+        array = model.arrays.get(name)
+        if array is None or array.dtype != np.float64 or array.shape != shape:
+            raise _shapeless(name)
+        if not np.isfinite(array).all() or (name == "scale" and (array <= 0).any()):
+            raise _shapeless(name)
+
+
+def _shapeless(name: str) -> ProtocolError:
+    return ProtocolError(
+        "protocol.mismatch",
+        f"The global model has no {name} that fit contract and params.",
+        "Check that coordinator and site run the same version of folkmoot; find out who "
+        "published the model.",
+    )

@@ -1,7 +1,7 @@
 """What the site's own ``site.toml`` permits; the stricter of site and plan wins.
 
 The site checks this itself before every release, and before anything is charged or drawn.  Its
-``minimum_rows`` is held by preparation, which knows the rows.
+``minimum_rows`` is held by whoever reads prepared rows (``site_tasks.prepared``).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from site_tasks.home import SiteHome
 from site_tasks.prepared import (
     Prepared,
     Stages,
+    enough_rows,
     find_prepared,
     read_json,
     run_record,
@@ -100,19 +101,6 @@ def prepare_again(context: RunContext, home: SiteHome, record: dict[str, Any] | 
     """
     found = _resolve(context, home, record)
     return _encoded(context, home, found)
-
-
-def enough_rows(prepared: Prepared, home: SiteHome) -> None:
-    """Refuse to release anything about fewer training rows than the site's ``minimum_rows``."""
-    least = home.settings.permissions.minimum_rows
-    if prepared.rows["train"] < least:
-        raise DataError(
-            "data.too-few-rows",
-            f"Fewer than {least} training rows are left, the least that site.toml permits "
-            "(permissions.minimum_rows).",
-            "Add rows, hold out or suppress fewer, or lower permissions.minimum_rows.",
-            site=home.name,
-        )
 
 
 def _resolve(

@@ -27,13 +27,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
+from folkmoot.errors import DataError
 from folkmoot.features import FeatureSpace, feature_space
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
 from folkmoot.wire import canonical_json
 from site_tasks.home import SiteHome
 
-__all__ = ["Part", "Prepared", "Stages", "load_prepared", "run_record", "write_folder"]
+__all__ = [
+    "Part",
+    "Prepared",
+    "Stages",
+    "enough_rows",
+    "load_prepared",
+    "run_record",
+    "write_folder",
+]
 
 Part = Literal["train", "test"]
 #: Raised with every change to what the steps make of the same rows.
@@ -146,17 +155,34 @@ def load_prepared(context: RunContext, home: SiteHome) -> Prepared:
     Raises
     ------
     DataError
-        Where the run's dataset version can neither be found prepared nor be prepared again.
+        Where the run's dataset version can neither be found prepared nor be prepared again;
+        ``data.too-few-rows`` below the site's ``minimum_rows``, whichever steps were asked for.
     """
     record = read_json(run_record(context, home))
     if record is not None:
         stages = Stages.of(record["fingerprint"], context.contract, context.params)
         found = find_prepared(context, home, stages.encoded)
         if found is not None:
+            enough_rows(found, home)
             return found
     from site_tasks.prepare import prepare_again  # imports this module
 
-    return prepare_again(context, home, record)
+    made = prepare_again(context, home, record)
+    enough_rows(made, home)
+    return made
+
+
+def enough_rows(prepared: Prepared, home: SiteHome) -> None:
+    """Refuse to release anything about fewer training rows than the site's ``minimum_rows``."""
+    least = home.settings.permissions.minimum_rows
+    if prepared.rows["train"] < least:
+        raise DataError(
+            "data.too-few-rows",
+            f"Fewer than {least} training rows are left, the least that site.toml permits "
+            "(permissions.minimum_rows).",
+            "Add rows, hold out or suppress fewer, or lower permissions.minimum_rows.",
+            site=home.name,
+        )
 
 
 def find_prepared(context: RunContext, home: SiteHome, digest: str) -> Prepared | None:

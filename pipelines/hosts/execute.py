@@ -9,9 +9,9 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from folkmoot.contract import Contract
+from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef, ExchangeStore
 from folkmoot.identity import Roster
 from folkmoot.params import Params
@@ -44,16 +44,33 @@ def store_of(params: Params, workspace: Path) -> ExchangeStore:
 
 
 def open_context(run: str, federation: str, store: ExchangeStore, workspace: Path) -> RunContext:
-    """Context of a run that was opened, from its ``run.json``."""
-    values: dict[str, Any] = json.loads(store.get(f"{federation}/runs/{run}/{keys.RUN}"))
-    return RunContext(
-        run=run,
-        params=Params.model_validate(values["params"]),
-        contract=Contract.model_validate(values["contract"]),
-        roster=Roster(values["roster"]),
-        store=store,
-        workspace=workspace,
-    )
+    """Context of a run that was opened, from its ``run.json``.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.missing`` for a run that was not opened, ``protocol.format`` for a damaged
+        ``run.json``, ``protocol.mismatch`` for another run's.
+    """
+    data = store.get(f"{federation}/runs/{run}/{keys.RUN}")
+    try:
+        values = json.loads(data)
+        params = Params.model_validate(values["params"])
+        contract = Contract.model_validate(values["contract"])
+        roster = Roster({str(site): str(key) for site, key in values["roster"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ProtocolError(
+            "protocol.format",
+            f"{keys.RUN} of run {run} does not hold params, contract and roster of a run.",
+            "Check that both sides run the same version of folkmoot, or start a new run.",
+        ) from None
+    if (values.get("run", run), params.federation.name) != (run, federation):
+        raise ProtocolError(
+            "protocol.mismatch",
+            f"{keys.RUN} of run {run} is that of another run or federation.",
+            "Find out who published it, or start a new run.",
+        )
+    return RunContext(run, params, contract, roster, store, workspace)
 
 
 def execute(step: Step, context: RunContext) -> list[ArtifactRef]:

@@ -15,12 +15,13 @@ import pytest
 
 from folkmoot.contract import Contract
 from folkmoot.errors import DataError, FolkmootError, TransientError
-from folkmoot.plan import RunContext, keys
+from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import ReleasedUpdate, open_released
 from pipelines.hosts.execute import execute
 from site_tasks import dataset
 from site_tasks.home import SiteHome
 from site_tasks.prepared import load_prepared, write_folder
+from site_tasks.settings import save_settings
 
 from .conftest import SITE, prepare, rows, step_of
 
@@ -218,6 +219,26 @@ def test_steps_that_are_called_alone_do_what_they_need(context_of: ContextOf) ->
     context = context_of("r1")
     execute(step_of("encode"), context)
     assert load_prepared(context, home_of(context)).rows["train"] == 150
+
+
+def test_too_few_rows_leave_nothing_whichever_steps_are_asked_for(context_of: ContextOf) -> None:
+    """A coordinator could leave out the preparation, which the site's own limit must survive."""
+    context = context_of("r1")
+    prepare(context)
+    home = home_of(context)
+    permissions = home.settings.permissions.model_copy(update={"minimum_rows": 151})
+    settings = home.settings.model_copy(update={"permissions": permissions})
+    save_settings(settings, home.root / "site.toml")
+    for cache in (context.cache, {}):  # a process that knows the rows, and a fresh one
+        for body, round in (("train_linear", 1), ("evaluate", 1)):
+            step = Step(f"{body}/{SITE}", f"site.{body}", SITE, round, inputs=(keys.model(0),))
+            with pytest.raises(DataError) as caught:
+                execute(step, replace(context, cache=cache))
+            assert caught.value.code == "data.too-few-rows"
+    shutil.rmtree(home.work)
+    with pytest.raises(DataError) as caught:
+        load_prepared(replace(context, cache={}), home_of(context))
+    assert caught.value.code == "data.too-few-rows"
 
 
 def test_private_files_are_private(context_of: ContextOf) -> None:
