@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from folkmoot.errors import ProtocolError, TransientError
+from folkmoot.errors import ConfigError, ProtocolError, TransientError
 from folkmoot.wire import digest as sha256
 
 __all__ = ["ArtifactRef", "ExchangeStore"]
@@ -192,7 +192,21 @@ class _Remote:
 
         # Listings would otherwise be remembered, and another party's artefacts not be seen.
         options.setdefault("use_listings_cache", False)
-        self.fs, self.root = fsspec.core.url_to_fs(url, **options)
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(url, **options)
+        except ImportError:
+            raise ConfigError(
+                "config.installation",
+                f"federation.exchange: {url} needs a package that is not installed.",
+                "For S3: pip install 'folkmoot[s3]'; for others the fsspec package of that store.",
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                "config.invalid",
+                f"federation.exchange: {url} cannot be opened ({type(error).__name__}).",
+                "Use file:///folder, s3://bucket/prefix or another fsspec URL, and check "
+                "federation.exchange_options.",
+            ) from None
 
     def create(self, key: str, data: bytes) -> bool:
         path = f"{self.root}/{key}"
@@ -202,7 +216,7 @@ class _Remote:
             self.fs.pipe_file(path, data, mode="create")
         except FileExistsError:
             return False
-        except OSError as error:
+        except Exception as error:  # each store has its own
             raise _transient(error, key) from None
         return True
 
@@ -211,7 +225,7 @@ class _Remote:
             return bytes(self.fs.cat_file(f"{self.root}/{key}"))
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except Exception as error:  # each store has its own
             raise _transient(error, key) from None
 
     def names(self, folder: str) -> list[str]:
@@ -221,12 +235,12 @@ class _Remote:
             ]
         except FileNotFoundError:
             return []
-        except OSError as error:
+        except Exception as error:  # each store has its own
             raise _transient(error, folder) from None
 
 
-def _transient(error: OSError, key: str) -> TransientError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+def _transient(error: Exception, key: str) -> TransientError:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return TransientError(
             "transient.disk-full",
             f"No space is left where the exchange store keeps {key}; nothing was published.",

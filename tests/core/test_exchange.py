@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from folkmoot.errors import ProtocolError, TransientError
+from folkmoot.errors import ConfigError, ProtocolError, TransientError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.wire import digest
 
@@ -152,3 +152,26 @@ def test_a_store_that_does_not_answer_is_transient(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(TransientError):
         ExchangeStore(tmp_path / "file").put("demo/a", b"x")
+
+
+def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    quick = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
+    options = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": quick}
+    store = ExchangeStore("s3://federation/exchange", options)
+    for ask in (
+        lambda: store.list("demo"),
+        lambda: store.find("demo/a"),
+        lambda: store.put("demo/a", b"one"),
+    ):
+        with pytest.raises(TransientError) as caught:
+            ask()
+        assert caught.value.code == "transient.exchange"
+
+
+@pytest.mark.parametrize("url", ["nowhere://bucket/x", "abfs://container/x"])
+def test_a_store_that_cannot_be_opened_is_named(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"federation\.exchange") as caught:
+        ExchangeStore(url)
+    assert caught.value.code in {"config.invalid", "config.installation"}
