@@ -2,7 +2,8 @@
 
 A version is DVC's hash (md5) of the Parquet file.  It leaves the site only as a fingerprint,
 keyed with the site's secret, so that equal versions compare equal and nobody can test a guess.
-Resolving a version reads DVC's pointer file and imports no DVC; adding, pushing and fetching do.
+Resolving a version reads DVC's pointer (``site_tasks.pointer``) and imports no DVC; adding,
+pushing and fetching do.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import hmac
-import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -21,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from folkmoot.errors import ConfigError, DataError, FolkmootError, TransientError
 from site_tasks.git import git
+from site_tasks.pointer import commit_of, pointer_path, read_pointer, remember, verify
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +42,6 @@ __all__ = [
 ]
 
 _ENVIRONMENT = threading.Lock()
-_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -123,12 +120,12 @@ def record(home: SiteHome, message: str) -> DatasetVersion:
     _rows(target, home.name)
     with _repository(home) as repo:
         repo.add(str(target))
-        recorded = (_pointer_path(home), note_version(home), target.parent / ".gitignore")
+        recorded = (pointer_path(home), note_version(home), target.parent / ".gitignore")
         git(home.root, "add", "--", *map(str, recorded))
         if git(home.root, "diff", "--cached", "--quiet", check=False) is None:
             git(home.root, "commit", "--quiet", "-m", message)
         _push(home, repo)
-    _remember(home, target, _pointer(home)[0])
+    remember(home, target, read_pointer(home)[0])
     return resolve(home)
 
 
@@ -145,7 +142,7 @@ def note_version(home: SiteHome) -> Path:
         ``data.missing`` where the site has no dataset.
     """
     pinned = home.settings.dataset.revision
-    md5, _ = _pointer(home, None if pinned is None else _commit(home, pinned))
+    md5, _ = read_pointer(home, None if pinned is None else commit_of(home, pinned))
     path = home.dataset.with_suffix(".version")
     text = fingerprint(home, md5) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -187,23 +184,23 @@ def resolve(home: SiteHome, revision: str | None = None) -> DatasetVersion:
     """
     revision = revision or home.settings.dataset.revision
     if revision is None:
-        md5, size = _pointer(home)
+        md5, size = read_pointer(home)
         path = home.dataset
         if not path.exists():
             _fetch(home, md5, path)
-        _verify(home, path, md5, size)
+        verify(home, path, md5, size)
         note_version(home)
-        pointer = str(_pointer_path(home).relative_to(home.root))
+        pointer = str(pointer_path(home).relative_to(home.root))
         commit = git(home.root, "log", "-1", "--format=%H", "--", pointer, check=False)
         return DatasetVersion(path, md5, commit or None, fingerprint(home, md5))
-    commit = _commit(home, revision)
-    md5, size = _pointer(home, commit)
+    commit = commit_of(home, revision)
+    md5, size = read_pointer(home, commit)
     path = home.dataset
-    if not (path.exists() and _pointer_path(home).exists() and _pointer(home)[0] == md5):
+    if not (path.exists() and pointer_path(home).exists() and read_pointer(home)[0] == md5):
         path = home.work / "versions" / f"{md5}{home.dataset.suffix}"
         if not path.exists():
             _fetch(home, md5, path)
-    _verify(home, path, md5, size)
+    verify(home, path, md5, size)
     if revision == home.settings.dataset.revision:
         note_version(home)
     return DatasetVersion(path, md5, commit, fingerprint(home, md5))
@@ -219,7 +216,7 @@ def status(home: SiteHome) -> bool:
     TransientError
         ``transient.remote`` where the remote does not answer.
     """
-    md5, _ = _pointer(home)
+    md5, _ = read_pointer(home)
     with _repository(home) as repo:
         try:
             return bool(repo.cloud.get_remote_odb(command="status").exists(md5))
@@ -395,102 +392,6 @@ def _gone(home: SiteHome) -> DataError:
         "`folkmoot site refresh`.",
         site=home.name,
     )
-
-
-# Pointer and verification -----------------------------------------------------------------------
-
-
-def _pointer_path(home: SiteHome) -> Path:
-    return home.dataset.with_name(home.dataset.name + ".dvc")
-
-
-def _pointer(home: SiteHome, revision: str | None = None) -> tuple[str, int | None]:
-    """Hash and size that DVC recorded, in the working copy or at a commit."""
-    path = _pointer_path(home)
-    text: str | None
-    if revision is None:
-        text = path.read_text(encoding="utf-8") if path.exists() else None
-    else:
-        name = path.relative_to(home.root).as_posix()
-        text = git(home.root, "show", f"{revision}:{name}", check=False)
-    if text is None:
-        raise DataError(
-            "data.missing",
-            f"Site {home.name} has no dataset: there is no {path.name}.",
-            f"Add one with `folkmoot site refresh {home.name} --data FILE`.",
-            site=home.name,
-        )
-    try:
-        out = yaml.safe_load(text)["outs"][0]
-        md5, size = str(out["md5"]), out.get("size")
-    except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError):
-        md5, size = "", None
-    if not _MD5.fullmatch(md5):
-        raise DataError(
-            "data.version",
-            f"{path.name} of site {home.name} is not a DVC pointer to one file.",
-            "Restore it with `git checkout` in the site's folder.",
-            site=home.name,
-        )
-    return md5, size if isinstance(size, int) else None
-
-
-def _commit(home: SiteHome, revision: str) -> str:
-    commit = git(
-        home.root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False
-    )
-    if not commit:
-        raise DataError(
-            "data.version",
-            f"The repository of site {home.name} has no revision {revision}.",
-            "Name a commit or tag that `git log` shows in the site's folder.",
-            site=home.name,
-        )
-    return commit
-
-
-def _verify(home: SiteHome, path: Path, md5: str, size: int | None) -> None:
-    known = _stamp(path)
-    if _remembered(home).get(path.name) == [md5, *known]:
-        return
-    if size is not None and known[0] != size:
-        raise _differs(home)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
-        raise _differs(home)
-    _remember(home, path, md5)
-
-
-def _differs(home: SiteHome) -> DataError:
-    return DataError(
-        "data.version",
-        f"The dataset of site {home.name} differs from the version that DVC recorded.",
-        f"Record the change with `folkmoot site refresh {home.name}`, or undo it with "
-        "`dvc checkout` in the site's folder.",
-        site=home.name,
-    )
-
-
-def _stamp(path: Path) -> list[int]:
-    info = path.stat()
-    return [info.st_size, info.st_mtime_ns, info.st_ino]
-
-
-def _remembered(home: SiteHome) -> dict[str, Any]:
-    try:
-        values = json.loads((home.work / "verified.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _remember(home: SiteHome, path: Path, md5: str) -> None:
-    values = {**_remembered(home), path.name: [md5, *_stamp(path)]}
-    home.work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = home.work / f".verified-{os.getpid()}.part"
-    part.write_text(json.dumps(values), encoding="utf-8")
-    os.replace(part, home.work / "verified.json")
 
 
 def _write(data: pd.DataFrame | Path | str, path: Path, site: str, move: bool) -> None:
