@@ -21,7 +21,33 @@ Relation = Literal["replace-one", "add-or-remove"]
 
 
 @dataclass(frozen=True)
-class Exact:
+class _Plain:
+    """An event whose fields are its JSON values."""
+
+    name: ClassVar[str]
+    charged: ClassVar[bool] = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"event": self.name, **{k: v for k, v in asdict(self).items() if v is not None}}
+
+
+@dataclass(frozen=True)
+class _Noise(_Plain):
+    """Noise added to an output of bounded sensitivity; the subclass says which norm bounds it."""
+
+    noise_multiplier: float
+    sensitivity: float = 1.0
+    unit: Unit = "record"
+    relation: Relation = "replace-one"
+
+    def __post_init__(self) -> None:
+        _positive(noise_multiplier=self.noise_multiplier, sensitivity=self.sensitivity)
+        _stated(self.unit, self.relation)
+
+
+@dataclass(frozen=True)
+class Exact(_Plain):
     """Released without noise: nothing bounds what it tells, and no budget is charged.
 
     Parameters
@@ -39,13 +65,9 @@ class Exact:
         if self.clip_norm is not None:
             _positive(clip_norm=self.clip_norm)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return _named(self)
-
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_Noise):
     """Gaussian mechanism (Dwork & Roth 2014, A; analytic form: Balle & Wang 2018).
 
     Parameters
@@ -59,24 +81,10 @@ class Gaussian:
     """
 
     name: ClassVar[str] = "gaussian"
-    charged: ClassVar[bool] = True
-
-    noise_multiplier: float
-    sensitivity: float = 1.0
-    unit: Unit = "record"
-    relation: Relation = "replace-one"
-
-    def __post_init__(self) -> None:
-        _positive(noise_multiplier=self.noise_multiplier, sensitivity=self.sensitivity)
-        _stated(self.unit, self.relation)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return _named(self)
 
 
 @dataclass(frozen=True)
-class Laplace:
+class Laplace(_Noise):
     """Laplace mechanism (Dwork et al. 2006); epsilon is ``1 / noise_multiplier``.
 
     Parameters
@@ -90,24 +98,10 @@ class Laplace:
     """
 
     name: ClassVar[str] = "laplace"
-    charged: ClassVar[bool] = True
-
-    noise_multiplier: float
-    sensitivity: float = 1.0
-    unit: Unit = "record"
-    relation: Relation = "replace-one"
-
-    def __post_init__(self) -> None:
-        _positive(noise_multiplier=self.noise_multiplier, sensitivity=self.sensitivity)
-        _stated(self.unit, self.relation)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return _named(self)
 
 
 @dataclass(frozen=True)
-class PureDP:
+class PureDP(_Plain):
     """Any mechanism that is epsilon-DP, such as diffprivlib's estimators.
 
     Parameters
@@ -121,7 +115,6 @@ class PureDP:
     """
 
     name: ClassVar[str] = "pure-dp"
-    charged: ClassVar[bool] = True
 
     epsilon: float
     mechanism: str = "diffprivlib"
@@ -131,10 +124,6 @@ class PureDP:
     def __post_init__(self) -> None:
         _positive(epsilon=self.epsilon)
         _stated(self.unit, self.relation)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return _named(self)
 
 
 @dataclass(frozen=True)
@@ -199,10 +188,6 @@ def from_dict(values: Mapping[str, Any]) -> Event:
         "A privacy event is unknown or malformed.",
         "Check that both sides run the same version of folkmoot.",
     )
-
-
-def _named(event: Exact | Gaussian | Laplace | PureDP) -> dict[str, Any]:
-    return {"event": event.name, **{k: v for k, v in asdict(event).items() if v is not None}}
 
 
 def _stated(unit: str, relation: str) -> None:
