@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from folkmoot.errors import RoundError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.identity import Roster
 from folkmoot.params import parse_params
-from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step
+from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step, keys
 from pipelines.hosts.embedded import Progress, Walk
 from pipelines.hosts.execute import BODIES
+from pipelines.hosts.walk import last_round
 
 SITES = ("site-a", "site-b", "site-c")
 CONTRACT = Contract.model_validate(
@@ -100,6 +102,16 @@ def test_a_site_lost_between_the_turns_counts_for_the_quorum(walk: Walk) -> None
     assert caught.value.code == "round.quorum"
     assert "1 of 3 sites are left, 2 are required" in caught.value.message
     assert "round-001/survivors" in done(walk)
+
+
+def test_the_last_round_is_the_last_in_a_row(walk: Walk) -> None:
+    """A record behind a gap is of no use: the model before it is missing."""
+    params = parse_params({"federation": {"sites": list(SITES)}}, ["model.linear.rounds=4"])
+    context = replace(walk.context, params=params)
+    assert last_round(context) == 0
+    for round, last in ((1, 1), (3, 1), (2, 3), (4, 4)):
+        context.store.put(context.key(keys.record(round)), b"{}")
+        assert last_round(context) == last
 
 
 def test_stages_and_steps_of_a_plan(walk: Walk) -> None:
