@@ -89,12 +89,22 @@ class FolkmootError(Exception):
         What the reader can do about it.
     site : str, optional
         Name of the site that raised it, where one did.
+    outside : str, optional
+        What leaves the site instead of ``message``, where that names things of the site's own.
     """
 
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
 
-    def __init__(self, code: str, message: str, remedy: str, *, site: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        remedy: str,
+        *,
+        site: str | None = None,
+        outside: str | None = None,
+    ) -> None:
         if code not in CODES:
             raise ValueError(f"unknown error code {code!r}: add it to folkmoot.errors.CODES")
         super().__init__(message)
@@ -102,6 +112,7 @@ class FolkmootError(Exception):
         self.message = message
         self.remedy = remedy
         self.site = site
+        self.outside = outside
 
     def __str__(self) -> str:
         where = f" [{self.site}]" if self.site else ""
@@ -109,17 +120,24 @@ class FolkmootError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions with keyword arguments do not survive a process pool without this.
-        return (_rebuild, (type(self), self.code, self.message, self.remedy, self.site))
+        fields = (self.code, self.message, self.remedy, self.site, self.outside)
+        return (_rebuild, (type(self), *fields))
 
     def crossing(self) -> dict[str, str]:
         """What may leave a site: code, safe sentence, remedy."""
-        return {"code": self.code, "message": self.message, "remedy": self.remedy}
+        message = self.outside or self.message
+        return {"code": self.code, "message": message, "remedy": self.remedy}
 
 
 def _rebuild(
-    kind: type[FolkmootError], code: str, message: str, remedy: str, site: str | None
+    kind: type[FolkmootError],
+    code: str,
+    message: str,
+    remedy: str,
+    site: str | None,
+    outside: str | None = None,
 ) -> FolkmootError:
-    return kind(code, message, remedy, site=site)
+    return kind(code, message, remedy, site=site, outside=outside)
 
 
 class ConfigError(FolkmootError):

@@ -59,7 +59,7 @@ def border(step: Step, context: RunContext) -> Iterator[None]:
 def _safe(step: Step, error: Exception) -> FolkmootError:
     if isinstance(error, FolkmootError):
         site = error.site or step.place
-        return type(error)(error.code, error.message, error.remedy, site=site)
+        return type(error)(**error.crossing(), site=site)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return TransientError(
             "transient.disk-full",

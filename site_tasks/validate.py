@@ -149,33 +149,49 @@ def _rule(error: pa.errors.SchemaError) -> tuple[str, str]:
 
 
 def _check_columns(path: Path, contract: Contract) -> None:
-    """Compare names and types with the file's footer; reads no row."""
+    """Compare names and types with the file's footer; reads no row.
+
+    Names that the contract does not have stay at the site: where a header is missing, they are the
+    first row.
+    """
     schema = schema_of(path)
     wanted = {column.name: column for column in contract.columns}
-    faults = []
-    for name in schema.names:
+    known: list[str] = []
+    foreign: list[str] = []
+    near: list[str] = []
+    for name in dict.fromkeys(schema.names):
         if name not in wanted:
-            near = difflib.get_close_matches(name, [n for n in wanted if n not in schema.names], 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            faults.append(f"column {name} is not in the contract{hint}")
+            lacking = [other for other in wanted if other not in schema.names]
+            close = difflib.get_close_matches(name, lacking, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            foreign.append(f"column {name} is not in the contract{hint}")
+            near += close
         elif schema.names.count(name) > 1:
-            faults.append(f"column {name} stands twice")
+            known.append(f"column {name} stands twice")
     for name, column in wanted.items():
         if name not in schema.names:
-            faults.append(f"column {name} is missing")
+            known.append(f"column {name} is missing")
         elif schema.names.count(name) == 1 and not _fits(schema.field(name).type, column):
-            faults.append(
-                f"column {name} is of type {schema.field(name).type}, the contract says "
-                f"{column.type}"
+            known.append(
+                f"column {name} is of type {_plain_type(schema.field(name).type)}, the contract "
+                f"says {column.type}"
             )
-    if faults:
+    if foreign or known:
+        about = f"The dataset does not have the columns of contract {contract.name}: "
+        meant = f" (meant for {', '.join(sorted(set(near)))}?)" if near else ""
+        counted = [f"{len(foreign)} columns are not in the contract{meant}"] if foreign else []
         raise DataError(
             "data.column",
-            f"The dataset does not have the columns of contract {contract.name}: "
-            + "; ".join(dict.fromkeys(faults))
-            + ".",
-            "Rename, convert, add or remove these columns, and add the dataset again.",
+            about + "; ".join(foreign + known) + ".",
+            "Rename, convert, add or remove these columns, and add the dataset again; their names "
+            "stand in private/site.log.",
+            outside=about + "; ".join(counted + known) + ".",
         )
+
+
+def _plain_type(found: Any) -> str:
+    """Without the names of inner fields, which are the site's own."""
+    return str(found).partition("<")[0]
 
 
 def _fits(found: Any, column: Column) -> bool:

@@ -135,3 +135,12 @@ def test_a_good_step_leaves_no_trace(context: RunContext, workspace: Path) -> No
     with border(STEP, context):
         pass
     assert not log.exists()
+
+
+def test_what_is_the_sites_own_stays_in_its_log(context: RunContext) -> None:
+    with pytest.raises(DataError) as caught, border(STEP, context):
+        raise DataError("data.column", "column Zyx", "Mend it.", outside="1 column")
+    assert caught.value.message == caught.value.crossing()["message"] == "1 column"
+    assert "Zyx" not in repr(vars(caught.value))
+    log = SiteHome.find(STEP.place, context.workspace).log
+    assert "column Zyx" in log.read_text()
