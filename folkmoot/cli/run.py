@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -64,17 +65,34 @@ def run(
 
     console = Console(stderr=as_json)
     settings = load_params(params, set_ or [])
-    if host is not Host.embedded:
-        result = _scheduled(host, params, settings, name, console)
-    else:
-        result = _embedded(settings, name, console)
-    result = _finish(settings, result, console, baselines=baselines)
+    _check_name(name)
+    try:
+        if host is not Host.embedded:
+            result = _scheduled(host, params, settings, name, console)
+        else:
+            result = _embedded(settings, name, console)
+        result = _finish(settings, result, console, baselines=baselines)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. The same command goes on where it was.")
+        raise typer.Exit(130) from None
     if as_json:
         sys.stdout.write(json.dumps(result, sort_keys=True) + "\n")
     else:
         from folkmoot.cli.tables import show
 
         show(console, result)
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and not re.fullmatch(r"[a-z0-9][A-Za-z0-9._-]{0,127}", name):
+        from folkmoot.errors import ConfigError
+
+        raise ConfigError(
+            "config.invalid",
+            "--run: the name of a run begins with a small letter or digit, and holds letters, "
+            "digits, points, hyphens and underscores.",
+            "Choose another name, or leave it out.",
+        )
 
 
 def _embedded(settings: Any, name: str | None, console: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,25 @@ def open_run(
     except ProtocolError as error:
         if error.code != "protocol.conflict":
             raise
+        opened = json.loads(store.get(context.key(keys.RUN)))
+        other = sorted({*_different("", opened, values)}) or ["the version of folkmoot"]
         raise ProtocolError(
             error.code,
-            f"Run {run} of federation {params.federation.name} was opened with other settings, "
-            "another contract, roster or version of folkmoot.",
+            f"Run {run} of federation {params.federation.name} was opened with other settings: "
+            f"{', '.join(other)}.",
             "Restore them to go on with it, or give the new run another name (--run).",
         ) from None
     return context
+
+
+def _different(key: str, one: Any, other: Any) -> Iterator[str]:
+    """Keys of params that differ; of contract and roster the name alone."""
+    if isinstance(one, dict) and isinstance(other, dict) and key not in {"contract", "roster"}:
+        for name in {*one, *other}:
+            inner = f"{key}.{name}".removeprefix(".").removeprefix("params.")
+            yield from _different(inner, one.get(name), other.get(name))
+    elif one != other:
+        yield key
 
 
 def initialise(step: Step, context: RunContext) -> list[ArtifactRef]:

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from folkmoot.contract import Contract
-from folkmoot.errors import ConfigError, RoundError
+from folkmoot.errors import ConfigError, ProtocolError, RoundError
+from folkmoot.exchange import ExchangeStore
+from folkmoot.identity import Roster
 from folkmoot.params import parse_params
 from folkmoot.plan import COORDINATOR, Step
 from folkmoot.sections import parse
 from pipelines.coordinator import lock
+from pipelines.coordinator.open_round import open_run
 from pipelines.hosts.execute import BODIES
 from pipelines.hosts.walk import ending
 from pipelines.plans import plan_of
@@ -85,6 +88,21 @@ def test_levels_must_exist_in_the_contract() -> None:
     for levels, word in [({"age": 3}, "ends at level 2"), ({"x": 1}, "no quasi-identifier")]:
         with pytest.raises(ConfigError, match=word):
             plan_of(parse_params({"anonymisation": {"levels": levels}}), CONTRACT)
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    store = ExchangeStore(tmp_path / "exchange")
+    roster = Roster(dict.fromkeys(parse_params({}).federation.members, "0" * 64))
+
+    def opened(*overrides: str, keys: Roster = roster) -> None:
+        open_run(parse_params({}, overrides), CONTRACT, keys, "one", store, tmp_path)
+
+    opened()
+    opened()
+    with pytest.raises(ProtocolError, match=r"settings: model\.linear\.rounds, tracking\.uri\."):
+        opened("model.linear.rounds=9", "tracking.uri=http://127.0.0.1:9")
+    with pytest.raises(ProtocolError, match=r"settings: roster\."):
+        opened(keys=Roster({**roster.keys, "site-a": "1" * 64}))
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
