@@ -21,6 +21,10 @@ T = TypeVar("T", bound=BaseModel)
 _SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+#: Deepest nesting of a settings file; ours need six.
+_DEEPEST = 64
+
+
 class _Loader(_SAFE):  # type: ignore[misc]
     """The safe loader, with YAML 1.2's numbers: ``1e-6`` is one, as DVC and people read it."""
 
@@ -66,8 +70,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
             "config.syntax", f"{path} cannot be read ({type(error).__name__}).", "Check the file."
         ) from None
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
+        values = _load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(
@@ -82,6 +86,17 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
             "Start it with `key: value` lines.",
         )
     return values
+
+
+def _load(text: str) -> Any:
+    """YAML of a bounded depth: libyaml recurses in C and would take the process with it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.YAMLError
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
 
 
 def parse(
@@ -113,8 +128,8 @@ def _override(values: dict[str, Any], item: str) -> None:
             "Write --set model.kind=trees.",
         )
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
-    except yaml.YAMLError:
+        value = _load(text)
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(
             "config.syntax", f"The value of override {key} is not YAML.", "Quote the value."
         ) from None

@@ -126,3 +126,34 @@ def test_contracts_refuse_what_would_need_the_data(tmp_path: Path) -> None:
     path.write_text("name: c\ntask: binary\ncolumns: []\ncolums: 1\n")
     with pytest.raises(ConfigError, match="did you mean columns"):
         load_contract(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "federation: {name: 2020-13-45}",
+        "a: " + "[" * 100_000,
+        "a: " + "{a: " * 50_000,
+        "- " * 50_000,
+        "a: !!python/object/apply:os.system ['true']",
+        "a: !!python/name:os.system",
+    ],
+)
+def test_hostile_yaml_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    """Among them what libyaml itself would crash on."""
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_params(path)
+    assert caught.value.code == "config.syntax"
+    with pytest.raises(ConfigError) as caught:
+        parse_params({}, [f"federation.name={text.partition(': ')[2] or text}"])
+
+
+def test_a_bomb_of_anchors_is_refused_as_it_stands(tmp_path: Path) -> None:
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    path = tmp_path / "params.yaml"
+    path.write_text("\n".join(["a0: &a0 [x]", *levels, "federation: {sites: *a11}"]))
+    with pytest.raises(ConfigError, match="federation.sites") as caught:
+        load_params(path)
+    assert len(str(caught.value)) < 5_000
