@@ -269,8 +269,9 @@ def guarantee(context: RunContext, result: Mapping[str, Any], epsilon: float | N
     privacy = context.params.privacy
     if result["private"] and epsilon is not None:
         return (
-            f"Differentially private per {privacy.unit} and site: "
-            f"epsilon ≤ {epsilon:.4g} at delta {privacy.delta:g}."
+            f"Updates are differentially private per training {privacy.unit} and site: "
+            f"epsilon ≤ {epsilon:.4g} at delta {privacy.delta:g}. "
+            "Counts on held-out rows are exact: no epsilon covers them."
         )
     if epsilon is not None:
         return "**NOT PRIVATE**: the noise came from a seed."
