@@ -25,8 +25,9 @@ def main() -> None:
     """Run the command that is named; ends with the exit code of its error."""
     if len(sys.argv) < 2 or sys.argv[1] not in {"run", "ui"}:
         sys.exit(USAGE)
-    # `kill` ends it as Ctrl-C does: services are stopped.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # `kill` ends it as Ctrl-C does, in the background too: services are stopped.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     from rich.console import Console
 
     from folkmoot.errors import FolkmootError
@@ -133,10 +134,10 @@ def _tell(airflow: Services, params: Params, port: int | None, console: Console)
         f"Airflow  {airflow.url}   user {user}, password {password}",
         f"MLflow   http://127.0.0.1:{port}" if port else f"MLflow   {params.tracking.uri}",
         "",
-        "DAGs federated_linear and federated_trees start by schedule (schedule.cron), when",
-        "refresh_site_data finds new data (schedule.on_new_data), or by hand. Ctrl-C stops both.",
+        "federated_linear and federated_trees start by the clock (schedule.cron), by new data",
+        "that refresh_site_data finds (schedule.on_new_data), or by hand. Ctrl-C stops both.",
     ]
-    console.print("\n".join(lines), markup=False, highlight=False)
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

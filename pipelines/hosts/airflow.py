@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import (
@@ -38,22 +38,19 @@ from folkmoot.plan import COORDINATOR, RoundPlan, Step
 from pipelines.hosts import airflow_docs as docs
 from pipelines.hosts.airflow_data import AnnounceData, RefreshSite, alias, site_asset
 from pipelines.hosts.airflow_form import fields
+from pipelines.hosts.airflow_project import Project, load_project, task_id
 from pipelines.hosts.airflow_tasks import (
     OpenRun,
-    Project,
     RegisterModel,
     Report,
     SiteTask,
     StageTask,
     TrackRun,
-    load_project,
-    task_id,
 )
 from pipelines.plans import plan_of
 
 __all__ = ["federated_dag", "refresh_dag"]
 
-START = datetime(2025, 1, 1, tzinfo=UTC)
 #: Only errors that may pass are retried; all others fail at once (``airflow_tasks``).
 DEFAULTS = {
     "owner": COORDINATOR,
@@ -103,7 +100,6 @@ def federated_dag(kind: str) -> DAG | None:
         description=docs.DESCRIPTION[kind],
         doc_md=docs.dag(project.params, contract, plan),
         schedule=_schedule(project.params) if project.scheduled else None,
-        start_date=START,
         catchup=False,
         max_active_runs=1,
         params=_params(form),
@@ -124,7 +120,6 @@ def _alone(project: Project, plan: RoundPlan, step: Step) -> DAG:
     with (
         DAG(
             dag_id=f"federated_{plan.kind}",
-            start_date=START,
             params={"run": None},
             default_args=DEFAULTS,
         ) as dag,
@@ -148,7 +143,6 @@ def refresh_dag() -> DAG | None:
         description="Record new dataset versions at the sites; new ones start a training.",
         doc_md=docs.REFRESH,
         schedule=_cron(params.schedule.refresh_cron) if project.scheduled else None,
-        start_date=START,
         catchup=False,
         max_active_runs=1,
         tags={"folkmoot", "data", params.federation.name},
@@ -189,7 +183,11 @@ def _deadline(params: Params) -> timedelta:
 
 
 def _cron(expression: str | None) -> CronTriggerTimetable | None:
-    return None if expression is None else CronTriggerTimetable(expression, timezone="UTC")
+    """By the clock, from the next time on: a new Airflow does not make up for the past."""
+    if expression is None:
+        return None
+    # Without a start date; five minutes, so that a time that strikes while files are read counts.
+    return CronTriggerTimetable(expression, timezone="UTC", run_immediately=timedelta(minutes=5))
 
 
 def _schedule(params: Params) -> Any:
@@ -231,6 +229,10 @@ class _Builder:
             rounds=self.plan.rounds,
             task_display_name="Open the run",
             doc_md=docs.OPEN,
+            # One run at a time in a federation: both DAGs may start at the same minute.
+            retries=240,
+            retry_delay=timedelta(seconds=15),
+            retry_exponential_backoff=0,
         )
         with TaskGroup("prepare", tooltip=docs.PREPARE):
             for site in self.plan.sites:

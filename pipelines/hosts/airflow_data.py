@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from folkmoot.errors import RoundError
 from folkmoot.params import Params
-from pipelines.hosts.airflow_tasks import ProjectTask
+from pipelines.hosts.airflow_project import ProjectTask
 
 __all__ = ["AnnounceData", "RefreshSite", "alias", "site_asset"]
 

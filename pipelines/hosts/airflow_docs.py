@@ -19,7 +19,8 @@ EVALUATE = "Evaluate the final model on every site's held-out rows."
 
 OPEN = """Fixes params (with the form's changes), contract and roster of the run in `run.json`.
 
-Retrying or clearing tasks of this DAG run resumes the same run: finished steps are not repeated."""
+While another run of the federation goes on, this task is up for retry and tries every 15 seconds.
+Clearing tasks of this DAG run resumes the same run: finished steps are not repeated."""
 
 REPORT = """Writes the model as a file into the coordinator's folder. For recipes, where all rows are
 at hand, also trains each site alone and on pooled rows, to compare with; never for real sites."""

@@ -23,9 +23,11 @@ from pathlib import Path
 
 __all__ = ["COMMANDS", "PRELOAD", "main"]
 
-#: The services, by name, with the arguments of the ``airflow`` command.
+#: The services, by name, with the arguments of the ``airflow`` command, slowest to start first.
+#: UI and tasks have an API server each, so that the two start side by side.
 COMMANDS = {
-    "api-server": ["api-server"],
+    "api-server": ["api-server", "--apps", "core"],
+    "task-api-server": ["api-server", "--apps", "execution"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
@@ -65,11 +67,13 @@ def main() -> int:
     logs.mkdir(parents=True, exist_ok=True)
     forking = sys.platform == "linux"
     if forking:
-        _load(PRELOAD)
+        _load(("airflow", "airflow.cli.cli_parser", "airflow.api_fastapi.app"))
     _migrate(home, logs, forking)
     children: dict[int, str] = {}
     stop: list[int] = []
     for name in COMMANDS:
+        if forking and name == "scheduler":
+            _load(PRELOAD)
         children[_start(name, logs, forking)] = name
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stop.append(received))
@@ -106,7 +110,9 @@ def _migrate(home: Path, logs: Path, forking: bool) -> None:
 
 def _start(name: str, logs: Path, forking: bool) -> int:
     """Start a service; returns its process id."""
-    arguments = COMMANDS.get(name) or ["db", "migrate"]
+    arguments = list(COMMANDS.get(name) or ["db", "migrate"])
+    if name == "task-api-server":
+        arguments += ["--port", os.environ["FOLKMOOT_TASK_API_PORT"]]
     log = (logs / f"{name}.log").open("wb")
     if not forking:
         command = [sys.executable, "-m", "airflow", *arguments]

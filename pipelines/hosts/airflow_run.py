@@ -16,11 +16,13 @@ import yaml
 from folkmoot.errors import FolkmootError, RoundError
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, keys
+from pipelines.coordinator import lock
 from pipelines.coordinator.open_round import load_json, open_run, run_name
-from pipelines.hosts.airflow_services import Services, error_in
+from pipelines.hosts.airflow_api import Client, error_in
+from pipelines.hosts.airflow_services import Services
 from pipelines.hosts.embedded import Progress
 from pipelines.hosts.execute import open_context, store_of
-from pipelines.hosts.walk import contract_for, record, roster_for
+from pipelines.hosts.walk import contract_for, ensure_members, record, roster_for
 
 __all__ = ["environment", "local_airflow", "run", "watch"]
 
@@ -103,12 +105,11 @@ def run(
     workspace = workspace or Path(params.federation.workspace)
     with local_airflow(params, workspace, scheduled=False) as airflow:
         progress.say("Airflow starts: scheduler, API server, dag-processor")
-        if params.data.recipe not in {"csv", "parquet"}:
-            from pipelines.simulation import ensure_sites
-
-            ensure_sites(params, workspace, progress.say)
+        ensure_members(params, workspace, progress.say)
         store = store_of(params, workspace)
         name = run or run_name(params, store)
+        patience = 2.0 * params.federation.deadline_seconds
+        lock.acquire(workspace, params.federation.name, name, "airflow", patience)
         open_run(params, contract_for(params), roster_for(workspace), name, store, workspace)
         airflow.wait_ready()
         progress.say(f"Airflow is up: {airflow.url}")
@@ -120,7 +121,7 @@ def run(
 
 
 def watch(
-    airflow: Services,
+    airflow: Client,
     dag: str,
     dag_run: str,
     params: Params,
@@ -194,7 +195,7 @@ class _News:
             self._progress.say(message)
 
 
-def _abandon(airflow: Services, dag: str) -> None:
+def _abandon(airflow: Client, dag: str) -> None:
     """End DAG runs that a killed Airflow left behind: their work goes on under the run's name."""
     query = {"state": ["running", "queued"]}
     for stale in airflow.api("GET", f"/dags/{dag}/dagRuns", params=query)["dag_runs"]:
@@ -212,7 +213,7 @@ def _registered(context: RunContext) -> dict[str, Any]:
 
 
 def _failure(
-    airflow: Services, dag: str, dag_run: str, tasks: Iterable[dict[str, Any]]
+    airflow: Client, dag: str, dag_run: str, tasks: Iterable[dict[str, Any]]
 ) -> FolkmootError:
     """The error of the first task that failed for good, as it was raised there."""
     failed = [task for task in tasks if task["state"] == "failed"]
@@ -226,7 +227,7 @@ def _failure(
     return error_in(text) or RoundError(
         "round.site-failed",
         f"Task {first['task_id']} of DAG {dag} failed.",
-        f"See its log below {airflow.home / 'logs'}.",
+        f"See its log below {airflow.logs.parent}.",
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import configparser
 import json
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -20,18 +19,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
-from folkmoot.errors import ConfigError, FolkmootError, TransientError
+from folkmoot.errors import ConfigError, TransientError
+from pipelines.hosts.airflow_api import Client
 
-__all__ = ["Services", "error_in", "free_port"]
+__all__ = ["Services", "free_port"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 USER = "admin"
-_ERROR = re.compile(
-    r"\b(?P<code>(?:config|data|privacy|protocol|round|transient)\.[a-z-]+)"
-    r"(?: \[(?P<site>[^\]]*)\])?: (?P<message>.*) Remedy: (?P<remedy>.*)"
-)
 
 
 def free_port(preferred: int) -> int:
@@ -49,7 +45,7 @@ def free_port(preferred: int) -> int:
     )
 
 
-class Services:
+class Services(Client):
     """API server, scheduler and dag-processor of one AIRFLOW_HOME.
 
     Parameters
@@ -94,13 +90,16 @@ class Services:
         self._eager = eager
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
-        self._client: Any = None
-        self.port = 0
+        self.port = self._task_port = 0
 
     @property
     def url(self) -> str:
         """Where the UI is."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def _task_url(self) -> str:
+        return f"http://127.0.0.1:{self._task_port}"
 
     @property
     def login(self) -> tuple[str, str]:
@@ -139,6 +138,7 @@ class Services:
         self.home.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.home / "services.lock")
         self.port = free_port(self._preferred)
+        self._task_port = free_port(0)
         self._configure()
         # A user's own AIRFLOW__… variables belong to another Airflow.
         inherited = {
@@ -151,6 +151,7 @@ class Services:
                 **inherited,
                 **self._environment,
                 "AIRFLOW_HOME": str(self.home),
+                "FOLKMOOT_TASK_API_PORT": str(self._task_port),
                 "PYTHONPATH": os.pathsep.join(path),
             },
             stdin=subprocess.PIPE,
@@ -161,9 +162,7 @@ class Services:
 
     def stop(self) -> None:
         """Stop the services and everything they started; no process is left."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self.close()
         process, self._process = self._process, None
         if process is not None:
             if process.stdin:
@@ -207,22 +206,27 @@ class Services:
         import httpx
 
         deadline, waiting = time.monotonic() + timeout, ""
+        checks = {
+            # The first call to the task API builds its routes, which takes seconds.
+            "task API": lambda: _answers(f"{self._task_url}/execution/health"),
+            "API server": lambda: _answers(f"{self.url}/api/v2/version"),
+            "scheduler": lambda: self._healthy("scheduler"),
+            "dag-processor": lambda: self._healthy("dag_processor"),
+        }
         while time.monotonic() < deadline:
             self.alive()
+            missing = next(iter(checks))
             try:
-                health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5.0).json()
-                sick = [
-                    name
-                    for name in ("metadatabase", "scheduler", "dag_processor")
-                    if health[name]["status"] != "healthy"
-                ]
-                if not sick:
-                    return
-            except (httpx.HTTPError, ValueError):
-                sick = ["API server"]
-            if say and waiting != sick[0]:
-                waiting = sick[0]
-                say(f"Airflow starts: waiting for its {waiting.replace('_', '-')}")
+                if checks[missing]():
+                    del checks[missing]
+                    if not checks:
+                        return
+                    continue
+            except (httpx.HTTPError, ValueError, KeyError):
+                pass
+            if say and waiting != missing:
+                waiting = missing
+                say(f"Airflow starts: waiting for its {missing}")
             time.sleep(0.1)
         raise TransientError(
             "transient.service",
@@ -230,125 +234,11 @@ class Services:
             f"Look at {self.logs}; a busy machine may need longer.",
         )
 
-    def api(self, method: str, path: str, **arguments: Any) -> Any:
-        """Call the REST API (``/api/v2`` + path); returns decoded JSON.
-
-        Raises
-        ------
-        TransientError
-            Where Airflow does not answer; ``httpx.HTTPStatusError`` where it refuses.
-        """
+    def _healthy(self, component: str) -> bool:
         import httpx
 
-        for attempt in range(5):
-            try:
-                if self._client is None:
-                    self._client = self._connect()
-                answer = self._client.request(method, path, **arguments)
-                answer.raise_for_status()
-                return answer.json() if answer.content else None
-            except httpx.TransportError as error:
-                self.alive()
-                if attempt == 4:
-                    raise TransientError(
-                        "transient.service",
-                        f"Airflow's API did not answer ({type(error).__name__}).",
-                        f"Look at {self.logs} and start again.",
-                    ) from None
-                time.sleep(0.2 * 2**attempt)
-        raise AssertionError("unreachable")
-
-    def _connect(self) -> Any:
-        import httpx
-
-        user, password = self.login
-        token = httpx.post(
-            f"{self.url}/auth/token", json={"username": user, "password": password}, timeout=30.0
-        )
-        token.raise_for_status()
-        return httpx.Client(
-            base_url=f"{self.url}/api/v2",
-            headers={"Authorization": f"Bearer {token.json()['access_token']}"},
-            timeout=30.0,
-        )
-
-    def wait_dag(self, dag: str, since: float, timeout: float = 60.0) -> None:
-        """Wait until the dag-processor has read a DAG's file after ``since`` (Unix time).
-
-        Raises
-        ------
-        ConfigError
-            Where the file has an import error.
-        TransientError
-            Where it takes too long.
-        """
-        from datetime import datetime
-
-        import httpx
-
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            for fault in self.api("GET", "/importErrors")["import_errors"]:
-                if fault["filename"].endswith(f"{dag}.py"):
-                    text = fault["stack_trace"].strip()
-                    raise error_in(text) or ConfigError(
-                        "config.invalid",
-                        f"{fault['filename']} cannot be read: {text.splitlines()[-1]}",
-                        "Mend what the message names.",
-                    )
-            try:
-                parsed = self.api("GET", f"/dags/{dag}")["last_parsed_time"]
-                if parsed and datetime.fromisoformat(parsed).timestamp() >= since:
-                    return
-            except httpx.HTTPStatusError as error:
-                if error.response.status_code != 404:
-                    raise
-            time.sleep(0.1)
-        raise TransientError(
-            "transient.service",
-            f"{dag} was not read within {timeout:.0f} s.",
-            f"Look at {self.logs / 'dag-processor.log'}.",
-        )
-
-    def trigger(
-        self, dag: str, conf: Mapping[str, Any] | None = None, note: str | None = None
-    ) -> str:
-        """Start a DAG run by hand; returns its id."""
-        body = {"logical_date": None, "conf": dict(conf or {}), "note": note}
-        return str(self.api("POST", f"/dags/{dag}/dagRuns", json=body)["dag_run_id"])
-
-    def dag_run(self, dag: str, run: str) -> dict[str, Any]:
-        """State, dates and note of a DAG run."""
-        found: dict[str, Any] = self.api("GET", f"/dags/{dag}/dagRuns/{_quoted(run)}")
-        return found
-
-    def end_run(self, dag: str, run: str, note: str) -> None:
-        """Mark a DAG run failed, which also stops its tasks."""
-        body = {"state": "failed", "note": note}
-        self.api("PATCH", f"/dags/{dag}/dagRuns/{_quoted(run)}", json=body)
-
-    def tasks(self, dag: str, run: str) -> dict[str, dict[str, Any]]:
-        """Task instances of a DAG run by task id."""
-        found: dict[str, dict[str, Any]] = {}
-        while True:
-            page = self.api(
-                "GET",
-                f"/dags/{dag}/dagRuns/{_quoted(run)}/taskInstances",
-                params={"limit": 100, "offset": len(found)},
-            )
-            found.update({task["task_id"]: task for task in page["task_instances"]})
-            if not page["task_instances"] or len(found) >= page["total_entries"]:
-                return found
-
-    def task_log(self, dag: str, run: str, task: str, attempt: int = 1) -> str:
-        """Text of a task's log."""
-        path = f"/dags/{dag}/dagRuns/{_quoted(run)}/taskInstances/{task}/logs/{attempt}"
-        content = self.api("GET", path, headers={"Accept": "application/json"})["content"]
-        lines: list[str] = []
-        for line in content:
-            lines.append(str(line.get("event", "")))
-            lines += [f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ()]
-        return "\n".join(lines)
+        health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5.0).json()
+        return bool(health[component]["status"] == "healthy")
 
     def _configure(self) -> None:
         """Write ``airflow.cfg``: secrets are kept, everything else follows this version."""
@@ -366,7 +256,7 @@ class Services:
                 "dags_are_paused_at_creation": "False",
                 "simple_auth_manager_users": f"{USER}:admin",
                 "simple_auth_manager_passwords_file": str(self._passwords),
-                "execution_api_server_url": f"{self.url}/execution/",
+                "execution_api_server_url": f"{self._task_url}/execution/",
                 "fernet_key": secret["fernet_key"],
             },
             "database": {"sql_alchemy_conn": f"sqlite:///{self.home / 'airflow.db'}"},
@@ -398,17 +288,10 @@ class Services:
         os.replace(part, self.home / "airflow.cfg")
 
 
-def error_in(text: str) -> FolkmootError | None:
-    """The last error of ours that a log or traceback ends with, as it was raised."""
-    found = list(_ERROR.finditer(text))
-    if not found:
-        return None
-    values = found[-1].groupdict()
-    families = {
-        kind.__name__.removesuffix("Error").lower(): kind for kind in FolkmootError.__subclasses__()
-    }
-    family = families[values["code"].split(".")[0]]
-    return family(values["code"], values["message"], values["remedy"], site=values["site"])
+def _answers(url: str) -> bool:
+    import httpx
+
+    return httpx.get(url, timeout=30.0).is_success
 
 
 def _secrets(path: Path) -> dict[str, str]:
@@ -446,9 +329,3 @@ def _locked(path: Path) -> IO[str]:
             "Wait until it ends, or stop it (Ctrl-C in its terminal).",
         ) from None
     return file
-
-
-def _quoted(run: str) -> str:
-    from urllib.parse import quote
-
-    return quote(run, safe="")

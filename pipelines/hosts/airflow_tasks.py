@@ -1,192 +1,38 @@
 """What Airflow's tasks do: open a run, execute a step of its plan, track it.
 
-Operators of our own rather than TaskFlow functions: they render no templates and load no provider,
-which would cost every task of every round.  A task's process derives the run's name from its DAG
-run, reads ``run.json`` from the exchange store and calls ``execute``; XCom gets references and
-digests only.
+A task's process derives the run's name from its DAG run, reads ``run.json`` from the exchange store
+and calls ``execute``; XCom gets references and digests only.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
 import os
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
-    AirflowSkipException,
-    AirflowTaskTimeout,
-    DownstreamTasksSkipped,
-)
+from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
-from folkmoot.contract import Contract
-from folkmoot.errors import ConfigError, FolkmootError, RoundError
-from folkmoot.identity import Roster
-from folkmoot.params import Params, load_params, parse_params
+from folkmoot.errors import ConfigError, RoundError
+from folkmoot.params import Params, parse_params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import decode
 from pipelines.coordinator import lock
-from pipelines.hosts.execute import execute, open_context, store_of
-from pipelines.hosts.walk import contract_for, ending, last_round, record, roster_for
+from pipelines.hosts.airflow_project import ProjectTask, acquire_lock, task_id
+from pipelines.hosts.execute import execute, store_of
+from pipelines.hosts.walk import (
+    contract_for,
+    ending,
+    ensure_members,
+    last_round,
+    record,
+    roster_for,
+)
 from pipelines.plans import plan_of
 
-__all__ = [
-    "OpenRun",
-    "Project",
-    "ProjectTask",
-    "RegisterModel",
-    "Report",
-    "SiteTask",
-    "StageTask",
-    "TrackRun",
-    "load_project",
-    "run_name",
-    "task_id",
-]
+__all__ = ["OpenRun", "RegisterModel", "Report", "SiteTask", "StageTask", "TrackRun"]
 
 log = logging.getLogger(__name__)
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Project:
-    """The settings that DAG files are made of.
-
-    Parameters
-    ----------
-    root : Path
-        Folder that relative paths of ``params.yaml`` start from.
-    params : Params
-        Settings with ``model.kind`` as the DAG wants it.
-    """
-
-    root: Path
-    params: Params
-
-    @property
-    def workspace(self) -> Path:
-        """The workspace as an absolute path; ``FOLKMOOT_WORKSPACE`` goes before the settings."""
-        return self.root / (
-            os.environ.get("FOLKMOOT_WORKSPACE") or self.params.federation.workspace
-        )
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether DAGs start by themselves: not in an Airflow that was started for one run."""
-        return not os.environ.get("FOLKMOOT_UNSCHEDULED")
-
-    @contextlib.contextmanager
-    def folder(self) -> Iterator[None]:
-        """Work in the project's folder, so that its relative paths hold."""
-        with contextlib.chdir(self.root):
-            yield
-
-    def contract(self) -> Contract:
-        """The federation's contract."""
-        with self.folder():
-            return contract_for(self.params)
-
-    def outside(self) -> RunContext:
-        """Context of work that belongs to no run, such as refreshing a site's dataset."""
-        store = store_of(self.params, self.workspace)
-        return RunContext(
-            "refresh", self.params, self.contract(), Roster({}), store, self.workspace
-        )
-
-    def context(self, run: str) -> RunContext:
-        """Context of a run that was opened."""
-        store = store_of(self.params, self.workspace)
-        return open_context(run, self.params.federation.name, store, self.workspace)
-
-
-def load_project(kind: str | None = None) -> Project:
-    """Read the settings: ``FOLKMOOT_PARAMS``, or the project's ``params.yaml``.
-
-    ``FOLKMOOT_ROOT`` names the folder that relative paths start from, where it is not the file's.
-    """
-    file = Path(os.environ.get("FOLKMOOT_PARAMS") or ROOT / "params.yaml")
-    root = Path(os.environ.get("FOLKMOOT_ROOT") or file.resolve().parent)
-    params = load_params(file, [] if kind is None else [f"model.kind={kind}"])
-    return Project(root, params)
-
-
-def run_name(dag: str, dag_run: str) -> str:
-    """Name of the federation's run that a DAG run carries out; the same at every retry."""
-    mark = hashlib.sha256(f"{dag}\n{dag_run}".encode()).hexdigest()[:6]
-    readable = re.sub(r"[^a-z0-9]+", "-", dag_run.lower()).strip("-")[:64]
-    return f"{dag.removeprefix('federated_')}-{readable}-{mark}"
-
-
-def task_id(step: Step | str) -> str:
-    """Airflow's id of a step's task: ``round-003/train/site-a`` is ``round-003.train-site-a``."""
-    parts = (step if isinstance(step, str) else step.name).split("/")
-    if parts[0] == "prepare":
-        return f"prepare.{parts[2]}.{parts[1]}-{parts[2]}"
-    if parts[0] == "final":
-        return "-".join(parts[1:]) if len(parts) < 3 else f"evaluate.{parts[2]}"
-    if parts[-1] == "initialise":
-        return "initialise"
-    return f"{parts[0]}.{'-'.join([*parts[1:], parts[0].removeprefix('round-')])}"
-
-
-def acquire_lock(run: RunContext) -> None:
-    """Make the run the federation's active one; raises ``round.busy`` beside another."""
-    patience = 2.0 * run.params.federation.deadline_seconds
-    lock.acquire(run.workspace, run.federation, run.run, "airflow", patience)
-
-
-class ProjectTask(BaseOperator):  # type: ignore[misc]
-    """Common ground: the project's folder, the run's name, and errors as Airflow wants them."""
-
-    def __init__(self, *, project: Project, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.project = project
-
-    def execute(self, context: Any) -> Any:
-        """Do the work; see :meth:`work`."""
-        try:
-            with self.project.folder():
-                return self.work(context)
-        except AirflowTaskTimeout:
-            seconds = self.project.params.federation.deadline_seconds
-            raise AirflowFailException(
-                f"{self.task_id} did not finish within {seconds} s (federation.deadline_seconds)."
-            ) from None
-        except FolkmootError as error:
-            if not error.retryable or _last_try(context):
-                self.give_up(context)
-            failure = AirflowException if error.retryable else AirflowFailException
-            raise failure(str(error)) from None
-        except AirflowException:
-            raise
-        except Exception:
-            if _last_try(context):
-                self.give_up(context)
-            raise
-
-    def work(self, context: Any) -> Any:
-        """What the task does."""
-        raise NotImplementedError
-
-    def give_up(self, context: Any) -> None:
-        """What has to happen where the task fails for good."""
-
-    def run(self, context: Any) -> str:
-        """Name of the run."""
-        named = context["params"].get("run")
-        return named or run_name(context["dag"].dag_id, context["dag_run"].run_id)
-
-
-def _last_try(context: Any) -> bool:
-    return bool(context["ti"].try_number > context["ti"].max_tries)
 
 
 class CoordinatorTask(ProjectTask):
@@ -218,7 +64,9 @@ class CoordinatorTask(ProjectTask):
 
 
 class OpenRun(CoordinatorTask):
-    """Fix params, contract and roster of a run under its name."""
+    """Fix params, contract and roster of a run under its name; wait while another run goes on."""
+
+    patient = frozenset({"round.busy"})
 
     def __init__(self, *, form: Mapping[str, str], rounds: int, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -228,7 +76,6 @@ class OpenRun(CoordinatorTask):
     def work(self, context: Any) -> dict[str, str]:
         """Publish ``run.json``; returns name and digests."""
         from pipelines.coordinator.open_round import open_run
-        from pipelines.simulation import ensure_sites
 
         run, workspace = self.run(context), self.project.workspace
         store = store_of(self.project.params, workspace)
@@ -237,8 +84,7 @@ class OpenRun(CoordinatorTask):
             opened = self.project.context(run)
         else:
             params = self._params(context["params"])
-            if params.data.recipe not in {"csv", "parquet"}:
-                ensure_sites(params, workspace, log.info)
+            ensure_members(params, workspace, log.info)
             roster = roster_for(workspace)
             opened = open_run(params, contract_for(params), roster, run, store, workspace)
         plan = plan_of(opened.params, opened.contract)

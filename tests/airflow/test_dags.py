@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,12 +26,17 @@ def task(t):
         "timeout": t.execution_timeout.total_seconds() if t.execution_timeout else None,
     }
 
+def following(d):
+    whole = DagSerialization.from_dict(DagSerialization.to_dict(d))
+    coming = whole.next_dagrun_info(last_automated_run_info=None)
+    return coming and coming.run_after.isoformat()
+
 def dag(d):
-    DagSerialization.to_dict(d)
     return {
         "doc": d.doc_md, "tags": sorted(d.tags), "catchup": d.catchup, "active": d.max_active_runs,
         "params": {k: v.schema for k, v in d.params.items()},
-        "timetable": type(d.timetable).__name__, "tasks": {t.task_id: task(t) for t in d.tasks},
+        "timetable": type(d.timetable).__name__, "next": following(d),
+        "tasks": {t.task_id: task(t) for t in d.tasks},
     }
 
 warnings.simplefilter("error")
@@ -177,3 +183,9 @@ def test_faulty_params_show_as_an_import_error_with_remedy(
     message = next(text for file, text in errors.items() if "federated_linear" in file)
     assert "model.linear.round is unknown; did you mean rounds?" in message
     assert "Remedy" in message
+
+
+def test_a_new_airflow_does_not_make_up_for_the_past(cases: dict[str, dict[str, Any]]) -> None:
+    now = datetime.now(UTC)
+    for dag in cases["own"]["dags"].values():
+        assert datetime.fromisoformat(dag["next"]) > now - timedelta(minutes=5)

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from folkmoot.errors import RoundError
+from folkmoot.errors import RoundError, TransientError
 from pipelines.coordinator import lock
-from pipelines.hosts.airflow_run import environment
-from pipelines.hosts.airflow_services import error_in
+from pipelines.hosts.airflow_api import error_in
+from pipelines.hosts.airflow_run import environment, run
 
 from .conftest import ROUNDS, Federation
 
@@ -161,16 +161,26 @@ def test_values_that_contradict_each_other_fail_at_once(federation: Federation) 
 
 
 def test_a_second_run_waits_for_the_first(federation: Federation) -> None:
+    airflow = federation.airflow
     lock.acquire(federation.workspace, "demo", "another", "airflow", 600)
     try:
-        dag_run = federation.airflow.trigger(LINEAR, {"run": "second"})
-        state, _ = federation.finish(LINEAR, dag_run)
-        error = error_in(federation.airflow.task_log(LINEAR, dag_run, "open"))
+        dag_run = airflow.trigger(LINEAR, {"run": "second", "track": False, "rounds": 1})
+        deadline = time.monotonic() + 60
+        while airflow.tasks(LINEAR, dag_run)["open"]["state"] != "up_for_retry":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        error = error_in(airflow.task_log(LINEAR, dag_run, "open"))
     finally:
         lock.release(federation.workspace, "demo", "another")
-    assert state == "failed"
     assert error is not None
     assert error.code == "round.busy"
+    assert federation.finish(LINEAR, dag_run)[0] == "success"
+    assert result(federation, "second")["rounds"] == 1
+
+
+def test_a_command_does_not_wait_for_another_run(federation: Federation) -> None:
+    with pytest.raises(TransientError, match="runs Airflow in"):
+        run(federation.params, run="beside", workspace=federation.workspace)
 
 
 def test_new_data_starts_a_training(federation: Federation) -> None:
