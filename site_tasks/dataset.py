@@ -359,7 +359,8 @@ def _push(home: SiteHome, repo: Any) -> None:
             "transient.remote",
             f"The DVC remote of site {home.name} did not take the dataset; it is committed, but "
             "has no second copy.",
-            "Check `dvc remote list` in the site's folder, then run `folkmoot site refresh`.",
+            f"Check `dvc remote list` in the site's folder, and that the remote answers and has space "
+            f"left; then run `folkmoot site refresh {home.name}`.",
             site=home.name,
         ) from None
 
