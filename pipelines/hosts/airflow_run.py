@@ -103,14 +103,16 @@ def run(
     progress = progress or Progress()
     started = time.time()
     workspace = workspace or Path(params.federation.workspace)
-    with local_airflow(params, workspace, scheduled=False) as airflow:
+    # Any free port: nobody needs to find an Airflow that ends with the run.
+    with local_airflow(params, workspace, scheduled=False, port=0) as airflow:
         progress.say("Airflow starts: scheduler, API server, dag-processor")
         ensure_members(params, workspace, progress.say)
         store = store_of(params, workspace)
-        name = run or run_name(params, store)
+        contract, roster = contract_for(params), roster_for(workspace)
+        name = run or run_name(params, contract, roster, store)
         patience = 2.0 * params.federation.deadline_seconds
         lock.acquire(workspace, params.federation.name, name, "airflow", patience)
-        open_run(params, contract_for(params), roster_for(workspace), name, store, workspace)
+        open_run(params, contract, roster, name, store, workspace)
         airflow.wait_ready()
         progress.say(f"Airflow is up: {airflow.url}")
         dag = f"federated_{params.model.kind}"
