@@ -125,4 +125,5 @@ def _show(findings: list[Finding]) -> None:
     console = Console()
     console.print(table)
     count = {state: sum(f.state == state for f in findings) for state in ("fault", "warning")}
-    console.print(f"{len(findings)} checks: {count['fault']} faults, {count['warning']} warnings.")
+    shown = [f"{n} {state}{'' if n == 1 else 's'}" for state, n in count.items()]
+    console.print(f"{len(findings)} checks: {', '.join(shown)}.")

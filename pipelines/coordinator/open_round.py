@@ -22,18 +22,22 @@ from pipelines.coordinator.fits import check_statistics
 __all__ = ["initialise", "open_run", "run_name"]
 
 
-def run_name(params: Params, store: ExchangeStore) -> str:
-    """Name for `folkmoot run`: the unfinished run of the same params, or the next new one.
+def run_name(params: Params, contract: Contract, roster: Roster, store: ExchangeStore) -> str:
+    """Name for `folkmoot run`: the unfinished run of the same settings, or the next new one.
 
-    Equal params give ``<kind>-<digest>-<n>``; the highest n without a result is resumed.
+    Equal params give ``<kind>-<digest>-<n>``; the highest n is resumed where it has no result and
+    was opened with the same contract and roster: whoever mends those starts anew.
     """
     prefix = f"{params.model.kind}-{params.digest()[:8]}-"
     folder = f"{params.federation.name}/runs"
     taken = [name.rsplit("/", 1)[1] for name in store.list(folder)]
-    numbers = [int(n.removeprefix(prefix)) for n in taken if n.startswith(prefix)]
-    last = max(numbers, default=0)
-    if last and store.find(f"{folder}/{prefix}{last}/{keys.RESULT}") is None:
-        return f"{prefix}{last}"
+    numbers = [n.removeprefix(prefix) for n in taken if n.startswith(prefix)]
+    last = max((int(n) for n in numbers if n.isdecimal()), default=0)
+    name = f"{prefix}{last}"
+    if last and store.find(f"{folder}/{name}/{keys.RESULT}") is None:
+        opened = store.find(f"{folder}/{name}/{keys.RUN}")
+        if opened in {None, canonical_json(_opening(name, params, contract, roster))}:
+            return name
     return f"{prefix}{last + 1}"
 
 
@@ -55,15 +59,9 @@ def open_run(
     """
     for site in params.federation.members:
         roster.key(site)
-    known = {site: roster.keys[site] for site in params.federation.members}
-    context = RunContext(run, params, contract, replace(roster, keys=known), store, workspace)
-    values: dict[str, Any] = {
-        "run": run,
-        "federation": params.federation.name,
-        "params": params.model_dump(mode="json"),
-        "contract": contract.model_dump(mode="json"),
-        "roster": known,
-    }
+    values = _opening(run, params, contract, roster)
+    known = replace(roster, keys=values["roster"])
+    context = RunContext(run, params, contract, known, store, workspace)
     try:
         store.put(context.key(keys.RUN), canonical_json(values))
     except ProtocolError as error:
@@ -78,6 +76,17 @@ def open_run(
             "Restore them to go on with it, or give the new run another name (--run).",
         ) from None
     return context
+
+
+def _opening(run: str, params: Params, contract: Contract, roster: Roster) -> dict[str, Any]:
+    """What ``run.json`` holds; of the roster the members alone."""
+    return {
+        "run": run,
+        "federation": params.federation.name,
+        "params": params.model_dump(mode="json"),
+        "contract": contract.model_dump(mode="json"),
+        "roster": {s: roster.keys[s] for s in params.federation.members if s in roster.keys},
+    }
 
 
 def _different(key: str, one: Any, other: Any) -> Iterator[str]:

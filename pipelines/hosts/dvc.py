@@ -21,6 +21,7 @@ import yaml
 
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
 from folkmoot.exchange import ExchangeStore
+from folkmoot.identity import Roster
 from folkmoot.params import Params, load_params
 from folkmoot.plan import keys
 from pipelines.coordinator.open_round import run_name
@@ -28,6 +29,7 @@ from pipelines.hosts.dvc_project import Project
 from pipelines.hosts.dvc_report import kept_run
 from pipelines.hosts.dvc_stages import MARK, failure, main
 from pipelines.hosts.execute import open_context, store_of
+from pipelines.hosts.walk import contract_for
 
 __all__ = ["run"]
 
@@ -101,7 +103,8 @@ def _make_project(params: Params, run: str | None, workspace: Path) -> Project:
     """A pipeline in the workspace: a DVC repository of its own, without git."""
     root = workspace.absolute()
     store = store_of(params, root)
-    name = run or run_name(params, store)
+    roster = Roster.load(root / "roster.toml")
+    name = run or run_name(params, contract_for(params), roster, store)
     opened = store.find(f"{params.federation.name}/runs/{name}/{keys.RUN}")
     if opened is not None and json.loads(opened)["params"] != params.model_dump(mode="json"):
         raise ProtocolError(

@@ -144,11 +144,12 @@ def run(
     contract = contract_for(params)
     plan = plan_of(params, contract)
     store = store_of(params, workspace)
-    name = run or run_name(params, store)
+    roster = roster_for(workspace)
+    name = run or run_name(params, contract, roster, store)
     patience = 2.0 * params.federation.deadline_seconds
     lock.acquire(workspace, plan.federation, name, "embedded", patience)
     try:
-        context = open_run(params, contract, roster_for(workspace), name, store, workspace)
+        context = open_run(params, contract, roster, name, store, workspace)
         walk = Walk(plan, context, progress)
         clock.lap("set_up")
         progress.say(f"Run {name}: {len(plan.sites)} sites prepare their data")

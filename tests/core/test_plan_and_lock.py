@@ -15,10 +15,10 @@ from folkmoot.errors import ConfigError, ProtocolError, RoundError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.identity import Roster
 from folkmoot.params import parse_params
-from folkmoot.plan import COORDINATOR, Step
+from folkmoot.plan import COORDINATOR, Step, keys
 from folkmoot.sections import parse
 from pipelines.coordinator import lock
-from pipelines.coordinator.open_round import open_run
+from pipelines.coordinator.open_round import open_run, run_name
 from pipelines.hosts.execute import BODIES
 from pipelines.hosts.walk import ending
 from pipelines.plans import plan_of
@@ -101,8 +101,27 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
     opened()
     with pytest.raises(ProtocolError, match=r"settings: model\.linear\.rounds, tracking\.uri\."):
         opened("model.linear.rounds=9", "tracking.uri=http://127.0.0.1:9")
+    changed = Roster({**roster.keys, "site-a": "1" * 64})
     with pytest.raises(ProtocolError, match=r"settings: roster\."):
-        opened(keys=Roster({**roster.keys, "site-a": "1" * 64}))
+        opened(keys=changed)
+
+
+def test_an_unfinished_run_is_resumed_unless_contract_or_roster_changed(tmp_path: Path) -> None:
+    store, params = ExchangeStore(tmp_path / "exchange"), parse_params({})
+    roster = Roster(dict.fromkeys(params.federation.members, "0" * 64))
+    first = run_name(params, CONTRACT, roster, store)
+    context = open_run(params, CONTRACT, roster, first, store, tmp_path)
+    store.put(f"demo/runs/{first[:-1]}mine/run.json", b"{}")  # a name of the user's own
+    assert run_name(params, CONTRACT, roster, store) == first
+    second = first.removesuffix("1") + "2"
+    mended = CONTRACT.model_copy(update={"version": 2})
+    assert run_name(params, mended, roster, store) == second
+    replaced = Roster({**roster.keys, "site-a": "1" * 64})
+    assert run_name(params, CONTRACT, replaced, store) == second
+    beside = Roster({**roster.keys, "elsewhere": "1" * 64})
+    assert run_name(params, CONTRACT, beside, store) == first
+    store.put(context.key(keys.RESULT), b"{}")
+    assert run_name(params, CONTRACT, roster, store) == second
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
