@@ -99,7 +99,8 @@ def show(console: Console, result: dict[str, Any]) -> None:
         notes.append(f"{_NONE}: no figure, as where a site's rows are all of one class.")
     console.print(f"[dim]{' '.join(notes)}[/]", highlight=False)
     if result.get("missing"):
-        console.print(f"Left out: {', '.join(sorted(result['missing']))}", markup=False)
+        left = [f"{site} ({code})" for site, code in sorted(result["missing"].items())]
+        console.print(f"Left out: {', '.join(left)}", markup=False, highlight=False)
     registered = result.get("registered")
     if registered:
         aliases = f" ({', '.join(registered['aliases'])})" if registered.get("aliases") else ""

@@ -66,6 +66,8 @@ def local_airflow(
     return Services(
         workspace.absolute() / "airflow",
         environment=environment(params, workspace, scheduled=scheduled),
+        # Any free port where Airflow ends with the run: two that both want 8080 could meet there.
+        port=8080 if scheduled else 0,
         eager=not scheduled if eager is None else eager,
     )
 
@@ -103,8 +105,7 @@ def run(
     progress = progress or Progress()
     started = time.time()
     workspace = workspace or Path(params.federation.workspace)
-    # Any free port: nobody needs to find an Airflow that ends with the run.
-    with local_airflow(params, workspace, scheduled=False, port=0) as airflow:
+    with local_airflow(params, workspace, scheduled=False) as airflow:
         progress.say("Airflow starts: scheduler, API server, dag-processor")
         ensure_members(params, workspace, progress.say)
         store = store_of(params, workspace)
