@@ -73,8 +73,7 @@ def report(
     path = str(_model_file(context, result))
     if not baselines or not simulated(context, result["datasets"]):
         return {"model_path": path, "baselines": None}
-    say("Baselines: each site alone, and pooled rows")
-    return {"model_path": path, "baselines": _baselines(context, result)}
+    return {"model_path": path, "baselines": _baselines(context, result, say)}
 
 
 def register(context: RunContext) -> dict[str, Any] | None:
@@ -113,7 +112,9 @@ def _model_file(context: RunContext, result: dict[str, Any]) -> Path:
     return path
 
 
-def _baselines(context: RunContext, result: dict[str, Any]) -> dict[str, Any]:
+def _baselines(
+    context: RunContext, result: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
     """Baselines depend on data and settings alone, so they are kept beside the run."""
     from pipelines.baselines import baselines
 
@@ -124,6 +125,7 @@ def _baselines(context: RunContext, result: dict[str, Any]) -> dict[str, Any]:
         if kept.get("stamp") == stamp:
             found: dict[str, Any] = kept["baselines"]
             return found
+    say("Baselines: each site alone, and pooled rows")
     computed = baselines(context, sorted(result["datasets"]))
     _write(path, canonical_json({"stamp": stamp, "baselines": computed}))
     return computed
