@@ -7,6 +7,7 @@ that clipping, encoding and generalisation by them cost no privacy budget.
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -131,6 +132,11 @@ class Contract(Section):
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON."""
+        return self.content_digest
+
+    @cached_property
+    def content_digest(self) -> str:
+        """What :meth:`digest` returns: asked for in every step, and the contract is frozen."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
 

@@ -80,8 +80,12 @@ class SiteSettings(Section):
     """What the site lets a plan ask of it."""
 
 
+#: What was read from a file that has not changed since: every step of a site asks for it.
+_read: dict[Path, tuple[tuple[int, ...], SiteSettings]] = {}
+
+
 def load_settings(path: Path) -> SiteSettings:
-    """Read ``site.toml``.
+    """Read ``site.toml``; a change on disk counts from the next call.
 
     Raises
     ------
@@ -90,6 +94,10 @@ def load_settings(path: Path) -> SiteSettings:
         the wrong type or range.
     """
     try:
+        found = path.stat()
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        if path in _read and _read[path][0] == stamp:
+            return _read[path][1]
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
@@ -101,7 +109,9 @@ def load_settings(path: Path) -> SiteSettings:
         raise ConfigError(
             "config.syntax", f"{path} is not readable TOML.", "Mend the file's syntax or its mode."
         ) from None
-    return parse(SiteSettings, values, source=str(path))
+    settings = parse(SiteSettings, values, source=str(path))
+    _read[path] = (stamp, settings)
+    return settings
 
 
 def save_settings(settings: SiteSettings, path: Path) -> None:

@@ -29,6 +29,7 @@ class RoundProgress:
             TextColumn("{task.fields[metric]}"),
             console=console,
             transient=not console.is_terminal,
+            auto_refresh=console.is_terminal,
         )
         self._task = self._bar.add_task("rounds", total=rounds, metric="")
 
