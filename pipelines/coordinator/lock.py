@@ -56,8 +56,9 @@ def acquire(workspace: Path, federation: str, run: str, host: str, patience: flo
                 f"process {active['pid']}.",
                 "Wait until that process ends.",
             )
+        pid = os.getpid()
         part = home / "active.part"
-        part.write_text(json.dumps({"run": run, "host": host, "pid": os.getpid()}))
+        part.write_text(json.dumps({"run": run, "host": host, "pid": pid, "born": _born(pid)}))
         os.replace(part, home / "active.json")
 
 
@@ -94,7 +95,12 @@ def _exclusive(home: Path) -> Iterator[None]:
 def _read(home: Path) -> dict[str, Any] | None:
     try:
         values = json.loads((home / "active.json").read_text())
-        return {"run": str(values["run"]), "host": str(values["host"]), "pid": int(values["pid"])}
+        return {
+            "run": str(values["run"]),
+            "host": str(values["host"]),
+            "pid": int(values["pid"]),
+            "born": values.get("born"),
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -108,12 +114,13 @@ def _alive(home: Path, active: dict[str, Any], patience: float) -> bool:
         return False
     except PermissionError:
         pass
-    return _same_program(active["pid"])
+    return active["born"] is None or active["born"] == _born(active["pid"])
 
 
-def _same_program(pid: int) -> bool:
-    """Guard against a process id that was given to another program since (Linux)."""
+def _born(pid: int) -> str | None:
+    """When a process started (Linux): a process id may be given to another one later."""
     try:
-        return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes() or pid == os.getpid()
-    except OSError:
-        return True
+        # Behind the command's name, which may hold anything, start time is field 22 of proc(5).
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

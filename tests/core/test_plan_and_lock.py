@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -170,4 +171,15 @@ def test_an_airflow_run_that_gives_no_sign_of_life_is_abandoned(tmp_path: Path) 
         lock.acquire(tmp_path, "demo", "two", "embedded", 60)
     long_ago = time.time() - 120
     os.utime(tmp_path / "coordinator" / "demo" / "active.json", (long_ago, long_ago))
+    lock.acquire(tmp_path, "demo", "two", "embedded", 60)
+
+
+def test_a_process_id_that_was_given_away_keeps_no_lock(tmp_path: Path) -> None:
+    """Process titles may change (Airflow, test runners); the time of birth does not."""
+    lock.acquire(tmp_path, "demo", "one", "embedded", 60)
+    active = tmp_path / "coordinator" / "demo" / "active.json"
+    kept = json.loads(active.read_text())
+    if kept["born"] is None:
+        pytest.skip("this system has no /proc/PID/stat")
+    active.write_text(json.dumps({**kept, "born": "1"}))
     lock.acquire(tmp_path, "demo", "two", "embedded", 60)
