@@ -10,6 +10,7 @@ Chromium must be on the PATH (Debian: `apt-get install chromium`).
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
         page = browser.new_page(viewport={"width": 1500, "height": 950})
         log_in(page, arguments.airflow, arguments.user, arguments.password)
-        airflow(page, arguments.airflow, arguments.dag)
+        airflow(page, arguments.airflow, arguments.dag, arguments.user, arguments.password)
         mlflow(page, arguments.mlflow, arguments.federation)
         browser.close()
     return 0
@@ -52,15 +53,18 @@ def log_in(page: Page, url: str, user: str, password: str) -> None:
     page.wait_for_url(lambda found: "login" not in found)
 
 
-def airflow(page: Page, url: str, dag: str) -> None:
-    """The newest run: the grid with rounds unfolded beside the tasks."""
-    page.goto(f"{url}/dags/{dag}")
-    page.wait_for_timeout(3000)
-    for group in ("prepare", "round-001", "round-002", "round-003", "evaluate"):
-        page.get_by_text(group, exact=True).first.click()
-        page.wait_for_timeout(800)
-    page.get_by_role("link", name="Latest Run").or_(page.locator("a[href*='/runs/']")).first.click()
-    page.wait_for_timeout(3000)
+def airflow(page: Page, url: str, dag: str, user: str, password: str) -> None:
+    """The newest successful run: the grid with its groups unfolded beside the tasks."""
+    login = {"username": user, "password": password}
+    token = page.request.post(f"{url}/auth/token", data=login).json()["access_token"]
+    runs = page.request.get(
+        f"{url}/api/v2/dags/{dag}/dagRuns?state=success&order_by=-run_after&limit=1",
+        headers={"Authorization": f"Bearer {token}"},
+    ).json()["dag_runs"]
+    page.goto(f"{url}/dags/{dag}/runs/{runs[0]['dag_run_id']}")
+    page.wait_for_timeout(5000)
+    page.get_by_role("button", name=re.compile("expand all", re.IGNORECASE)).first.click()
+    page.wait_for_timeout(4000)
     page.screenshot(path=FOLDER / "airflow-grid.png")
 
 
@@ -70,7 +74,11 @@ def mlflow(page: Page, url: str, federation: str) -> None:
     name = {"experiment_name": federation}
     experiment = api.get(f"{url}/api/2.0/mlflow/experiments/get-by-name", params=name).json()
     number = experiment["experiment"]["experiment_id"]
-    query = {"experiment_ids": [number], "filter": "tags.`folkmoot.run` != ''", "max_results": 50}
+    query = {
+        "experiment_ids": [number],
+        "filter": "tags.`folkmoot.kind` = 'linear'",
+        "max_results": 50,
+    }
     found = api.post(f"{url}/api/2.0/mlflow/runs/search", data=query).json()["runs"]
     parents = [
         run
