@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,29 +21,29 @@ _ERROR = re.compile(
 )
 
 
-class Client:
+class Client(ABC):
     """Calls to one Airflow; where it is and who may log in is told by the subclass."""
 
     _client: Any = None
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """Where the UI is."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def login(self) -> tuple[str, str]:
         """User name and password."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def logs(self) -> Path:
         """Folder of the services' own logs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def alive(self) -> None:
         """Raise where the services ended by themselves."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Close the connection."""
