@@ -1,0 +1,115 @@
+"""All of ``params.yaml``: the sections together, what must agree between them, and reading it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from folkmoot.params.aggregation import Aggregation
+from folkmoot.params.anonymisation import Anonymisation
+from folkmoot.params.data import Data
+from folkmoot.params.federation import Federation
+from folkmoot.params.model import Model
+from folkmoot.params.privacy import Privacy
+from folkmoot.params.schedule import Schedule
+from folkmoot.params.tracking import Tracking
+from folkmoot.sections import Section, load_yaml, parse
+from folkmoot.wire import canonical_json
+
+__all__ = ["Params", "load_params", "parse_params"]
+
+
+class Params(Section):
+    """All of ``params.yaml``."""
+
+    federation: Federation = Federation()
+    """Who trains together."""
+    data: Data = Data()
+    """Where the rows come from."""
+    anonymisation: Anonymisation = Anonymisation()
+    """What happens to identifiers and quasi-identifiers."""
+    model: Model = Model()
+    """What is trained."""
+    privacy: Privacy = Privacy()
+    """What is done to an update before it leaves."""
+    aggregation: Aggregation = Aggregation()
+    """How updates become the global model."""
+    tracking: Tracking = Tracking()
+    """MLflow."""
+    schedule: Schedule = Schedule()
+    """When Airflow starts a training by itself."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        dp = self.privacy.mechanism in {"gaussian", "diffprivlib"}
+        if dp and self.data.scaling == "federation":
+            raise ValueError(
+                "privacy.mechanism gaussian and diffprivlib need data.scaling bounds or none: "
+                "federation-wide statistics would be an unaccounted release"
+            )
+        if dp and self.model.kind == "trees":
+            raise ValueError(
+                "bagging and cyclic trees have no bounded sensitivity: "
+                "privacy.mechanism must be none for model.kind trees"
+            )
+        if self.privacy.mechanism == "clip" and self.model.kind == "trees":
+            raise ValueError("privacy.mechanism clip has no meaning for whole trees")
+        if dp and self.aggregation.weighting == "rows":
+            raise ValueError(
+                "privacy.mechanism gaussian and diffprivlib need aggregation.weighting uniform: "
+                "a site's exact number of rows would be an unaccounted release"
+            )
+        whole = self.privacy.mechanism in {"clip", "gaussian"}
+        if whole and self.model.kind == "linear" and self.model.linear.strategy == "newton":
+            raise ValueError(
+                "privacy.mechanism clip and gaussian bound a site's whole update, which has no meaning "
+                "for newton's sums of gradients and Hessians: set model.linear.strategy to fedavg"
+            )
+        local = self.model.kind == "linear" and self.model.linear.strategy == "local_dp"
+        if local != (self.privacy.mechanism == "diffprivlib"):
+            raise ValueError(
+                "model.linear.strategy local_dp and privacy.mechanism diffprivlib go together"
+            )
+        if local and self.model.linear.rounds != 1:
+            raise ValueError(
+                "model.linear.strategy local_dp trains once: set model.linear.rounds to 1"
+            )
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of all values."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+
+def load_params(path: str | Path, overrides: Iterable[str] = ()) -> Params:
+    """Read ``params.yaml``.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    overrides : iterable of str
+        ``section.key=value`` with the value in YAML, applied over the file.
+
+    Returns
+    -------
+    Params
+
+    Raises
+    ------
+    ConfigError
+        For a missing file, broken YAML, unknown keys (with the nearest known name) and values of
+        the wrong type or range; every fault is listed in one error.
+    """
+    return parse_params(load_yaml(path), overrides, source=str(path))
+
+
+def parse_params(
+    values: Mapping[str, Any], overrides: Iterable[str] = (), *, source: str = "params"
+) -> Params:
+    """Build :class:`Params` from a mapping and ``key=value`` overrides; raises as `load_params`."""
+    return parse(Params, values, overrides, source=source)
