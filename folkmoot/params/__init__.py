@@ -1,0 +1,41 @@
+"""``params.yaml``, typed and frozen; one module for each section.
+
+Every section is a strict pydantic model: unknown keys are refused with the nearest known name,
+infinities and NaN are refused, and no error repeats a value.  ``docs/reference/params.md`` is
+generated from the descriptions in the modules (``folkmoot params reference``).
+"""
+
+from __future__ import annotations
+
+from folkmoot.params.aggregation import Aggregation
+from folkmoot.params.anonymisation import Anonymisation
+from folkmoot.params.data import Data, Holdout, Partition
+from folkmoot.params.federation import Federation
+from folkmoot.params.kinds import Name, NonNegative, Positive
+from folkmoot.params.model import EarlyStopping, Linear, Model, Trees
+from folkmoot.params.privacy import Privacy
+from folkmoot.params.root import Params, load_params, parse_params
+from folkmoot.params.schedule import Schedule
+from folkmoot.params.tracking import Tracking
+
+__all__ = [
+    "Aggregation",
+    "Anonymisation",
+    "Data",
+    "EarlyStopping",
+    "Federation",
+    "Holdout",
+    "Linear",
+    "Model",
+    "Name",
+    "NonNegative",
+    "Params",
+    "Partition",
+    "Positive",
+    "Privacy",
+    "Schedule",
+    "Tracking",
+    "Trees",
+    "load_params",
+    "parse_params",
+]

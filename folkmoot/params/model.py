@@ -1,0 +1,110 @@
+"""What is trained: section ``model``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from folkmoot.params.kinds import NonNegative, Positive
+from folkmoot.sections import Section
+
+__all__ = ["EarlyStopping", "Linear", "Model", "Trees"]
+
+
+class EarlyStopping(Section):
+    """When rounds end before the last."""
+
+    tolerance: NonNegative = 0.0
+    """Stop when the relative change of the stopping measure stays below this; 0 runs every round."""
+    patience: Annotated[int, Field(ge=1)] = 1
+    """Rounds in a row that must stay below the tolerance."""
+
+
+class Linear(Section):
+    """Logistic, linear and ridge regression."""
+
+    strategy: Literal[
+        "newton", "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "local_dp"
+    ] = "newton"
+    """`newton` sums gradients and Hessians and equals pooled training; `local_dp` averages diffprivlib models once."""
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Most rounds."""
+    l2: NonNegative = 1.0
+    """Penalty `l2/2 · ‖w‖²` beside the summed loss, as scikit-learn's `1/C` and ridge's `alpha`; intercept free."""
+    learning_rate: Positive = 0.1
+    """Step of local training."""
+    local_epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over a site's rows per round."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows per local step."""
+    proximal: NonNegative = 0.1
+    """FedProx's mu."""
+    server_learning_rate: Positive | None = None
+    """Step of the coordinator; when null 0.1 for FedAdam, FedYogi and FedAdagrad, 1 for SCAFFOLD."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """First-moment decay of FedAdam and FedYogi."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Second-moment decay of FedAdam and FedYogi."""
+    tau: Positive = 1e-3
+    """Adaptivity of the coordinator's optimisers."""
+    early_stopping: EarlyStopping = EarlyStopping(tolerance=1e-8)
+    """When rounds end before the last."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the order of rows in local training (not of noise)."""
+
+
+class Trees(Section):
+    """Gradient-boosted trees, with XGBoost's names."""
+
+    strategy: Literal["bagging", "cyclic"] = "bagging"
+    """`bagging`: every site grows trees in every round; `cyclic`: one site after the other."""
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Most rounds."""
+    trees_per_round: Annotated[int, Field(ge=1)] = 1
+    """Boosting steps a site makes per round."""
+    leaf_weighting: Literal["rows", "sum"] = "rows"
+    """`bagging`: leaves of a site's tree count by its share of rows (the round is one step), or are summed."""
+    eta: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Learning rate."""
+    max_depth: Annotated[int, Field(ge=1, le=16)] = 6
+    """Depth of a tree."""
+    min_child_weight: NonNegative = 1.0
+    """Least sum of Hessians in a leaf."""
+    reg_lambda: NonNegative = 1.0
+    """L2 on leaves."""
+    reg_alpha: NonNegative = 0.0
+    """L1 on leaves."""
+    gamma: NonNegative = 0.0
+    """Least gain of a split."""
+    subsample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of rows per tree."""
+    colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of columns per tree."""
+    max_bin: Annotated[int, Field(ge=2, le=65535)] = 256
+    """Histogram bins per feature."""
+    early_stopping: EarlyStopping = EarlyStopping()
+    """When rounds end before the last."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of row and column sampling (not of noise)."""
+
+
+class Model(Section):
+    """What is trained."""
+
+    kind: Literal["linear", "trees"] = "linear"
+    """Which of the two sections below is used."""
+    linear: Linear = Linear()
+    """Linear models."""
+    trees: Trees = Trees()
+    """Tree models."""
+
+    @property
+    def rounds(self) -> int:
+        """Most rounds of the chosen kind."""
+        return self.chosen.rounds
+
+    @property
+    def chosen(self) -> Linear | Trees:
+        """The section that ``kind`` selects."""
+        return self.linear if self.kind == "linear" else self.trees
