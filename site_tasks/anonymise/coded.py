@@ -1,0 +1,379 @@
+"""The table that every anonymiser works on: integer codes over public domains.
+
+A :class:`Coded` table holds one code per row and quasi-identifier; a :class:`Recoding` says which
+class each row belongs to and which values the cells of that class allow.  Domains are public (the
+contract's, a hierarchy's), never read from the rows.  A missing value has a code of its own behind
+the domain's last, and a class allows it only where one of its cells says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Cells", "Coded", "Column", "Distinct", "Ranges", "Recoding", "Sets", "encode"]
+
+Codes = NDArray[np.int32]
+Flags = NDArray[np.bool_]
+_WORD = 64
+_LIMIT = 2**62
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column and its public values.
+
+    Parameters
+    ----------
+    name : str
+        Name in the table.
+    ordered : bool
+        Whether the order of ``domain`` means anything: cells then allow ranges, else sets.
+    domain : tuple
+        Public values (text or numbers), distinct; in order where ``ordered``.
+    levels : tuple of ndarray of int32, each of shape (len(domain),)
+        Group of every value per level of a hierarchy, from level 1; empty without a hierarchy.
+    width : float
+        Ordered numbers only: each value of ``domain`` stands for the interval of this width around
+        it (half open, the last one closed); 0 where values are exact.
+    """
+
+    name: str
+    ordered: bool
+    domain: tuple[Any, ...]
+    levels: tuple[Codes, ...] = ()
+    width: float = 0.0
+
+    @property
+    def missing(self) -> int:
+        """Code of a missing value."""
+        return len(self.domain)
+
+    @property
+    def size(self) -> int:
+        """Number of codes, the missing one included."""
+        return len(self.domain) + 1
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Distinct rows of a table, sorted by their codes.
+
+    Parameters
+    ----------
+    codes : ndarray of int32, shape (m, q)
+        The distinct combinations, in lexicographic order.
+    sensitive : ndarray of int32, shape (m,), or None
+        Sensitive code of each, where asked for: then (codes, sensitive) are distinct pairs.
+    counts : ndarray of int64, shape (m,)
+        Rows of each.
+    inverse : ndarray of int32, shape (n,)
+        Distinct row of every row.
+    """
+
+    codes: Codes
+    sensitive: Codes | None
+    counts: NDArray[np.int64]
+    inverse: Codes
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A table as codes.
+
+    Parameters
+    ----------
+    columns : tuple of Column
+        The quasi-identifiers, q of them.
+    codes : ndarray of int32, shape (n, q)
+        ``column.missing`` where missing.  Column-major is fastest.
+    sensitive : ndarray of int32, shape (n,), or None
+        Code of the sensitive value; ``len(sensitive_domain)`` where missing.
+    sensitive_domain : tuple
+        Public values of the sensitive column.
+    """
+
+    columns: tuple[Column, ...]
+    codes: Codes
+    sensitive: Codes | None = None
+    sensitive_domain: tuple[Any, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows n."""
+        return int(self.codes.shape[0])
+
+    @classmethod
+    def from_frame(
+        cls, frame: pd.DataFrame, columns: Sequence[Column], sensitive: Column | None = None
+    ) -> Coded:
+        """Encode a frame, whatever its index; O(rows · columns).
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame, shape (n, …)
+            Holds all columns that are named.
+        columns : sequence of Column
+            The quasi-identifiers.
+        sensitive : Column, optional
+            The sensitive column.
+
+        Raises
+        ------
+        DataError
+            ``data.column`` for a column that is not there; ``data.contract`` for values outside
+            the public domain, with column and count.
+        """
+        codes = np.empty((len(frame), len(columns)), np.int32, order="F")
+        for j, column in enumerate(columns):
+            codes[:, j] = encode(_series(frame, column), column)
+        if sensitive is None:
+            return cls(tuple(columns), codes)
+        found = encode(_series(frame, sensitive), sensitive)
+        return cls(tuple(columns), codes, found, sensitive.domain)
+
+    def distinct(self, *, sensitive: bool = False) -> Distinct:
+        """Equal rows counted once; O(n log n).
+
+        Parameters
+        ----------
+        sensitive : bool
+            Whether rows of different sensitive values stay apart.
+        """
+        n = self.rows
+        parts = [(self.codes[:, j], c.size) for j, c in enumerate(self.columns)]
+        if sensitive and self.sensitive is not None:
+            parts.append((self.sensitive, len(self.sensitive_domain) + 1))
+        key, radix = np.zeros(n, np.int64), 1
+        for codes, size in parts:
+            if radix * size >= _LIMIT:  # numbered anew, in the same order: then it fits
+                values, key = np.unique(key, return_inverse=True)
+                radix = len(values)
+            key = key * size + codes
+            radix *= size
+        _, first, inverse, counts = np.unique(
+            key, return_index=True, return_inverse=True, return_counts=True
+        )
+        kept = self.sensitive[first] if sensitive and self.sensitive is not None else None
+        return Distinct(
+            np.asfortranarray(self.codes[first]),
+            kept,
+            counts.astype(np.int64),
+            inverse.astype(np.int32),
+        )
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Cells of an ordered column, one per class: the codes from ``low`` to ``high``.
+
+    Parameters
+    ----------
+    low, high : ndarray of int32, shape (classes,)
+        First and last code allowed; ``low = high + 1`` where only the missing value is.
+    missing : ndarray of bool, shape (classes,)
+        Whether the missing value is allowed too.
+    """
+
+    low: Codes
+    high: Codes
+    missing: Flags
+
+    def counts(self) -> NDArray[np.int64]:
+        """Number of values that each cell allows, the missing one included; shape (classes,)."""
+        return (self.high - self.low + 1 + self.missing).astype(np.int64)
+
+    def allowed(self, size: int) -> Flags:
+        """Values allowed as a matrix; shape (classes, size), the last column is missing."""
+        code = np.arange(size)
+        out = (code >= self.low[:, None]) & (code <= self.high[:, None])
+        out[:, -1] = self.missing
+        return out
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Cells of an unordered column, one per class: a set of codes.
+
+    Parameters
+    ----------
+    words : ndarray of uint64, shape (classes, ⌈size / 64⌉)
+        Bit ``code % 64`` of word ``code // 64`` stands for a code; the missing one is the last.
+    """
+
+    words: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, allowed: Flags) -> Sets:
+        """From a matrix of shape (classes, size)."""
+        classes, size = allowed.shape
+        count = -(-size // _WORD)
+        padded = np.zeros((classes, count * _WORD), np.bool_)
+        padded[:, :size] = allowed
+        packed = np.packbits(padded.reshape(classes, count, _WORD), axis=2, bitorder="little")
+        return cls(np.ascontiguousarray(packed).view("<u8").reshape(classes, count))
+
+    def counts(self) -> NDArray[np.int64]:
+        """Number of values that each cell allows, the missing one included; shape (classes,)."""
+        return np.asarray(np.bitwise_count(self.words).sum(axis=1), np.int64)
+
+    def allowed(self, size: int) -> Flags:
+        """Values allowed as a matrix; shape (classes, size), the last column is missing."""
+        code = np.arange(size)
+        word = self.words[:, code // _WORD]
+        return ((word >> (code % _WORD).astype(np.uint64)) & np.uint64(1)).astype(np.bool_)
+
+
+Cells = Ranges | Sets
+
+
+@dataclass(frozen=True)
+class Recoding:
+    """Which class every row belongs to, and what the cells of each class allow.
+
+    Parameters
+    ----------
+    columns : tuple of Column
+        The quasi-identifiers.
+    classes : ndarray of int32, shape (n,)
+        Class of every row, -1 where it is suppressed.  Never published.
+    cells : tuple of Ranges or Sets
+        Per column: :class:`Ranges` where it is ordered, else :class:`Sets`; one cell per class.
+    """
+
+    columns: tuple[Column, ...]
+    classes: Codes
+    cells: tuple[Cells, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of classes."""
+        first = self.cells[0]
+        return len(first.low) if isinstance(first, Ranges) else len(first.words)
+
+    @property
+    def suppressed(self) -> int:
+        """Number of rows suppressed."""
+        return int(np.count_nonzero(self.classes < 0))
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Rows of every class; shape (classes,)."""
+        return np.bincount(self.classes[self.classes >= 0], minlength=self.count)
+
+    def allowed(self, column: int | str) -> Flags:
+        """Values that a column's cells allow; shape (classes, domain + 1), missing last."""
+        index = self._index(column)
+        return self.cells[index].allowed(self.columns[index].size)
+
+    def losses(self) -> NDArray[np.float64]:
+        """Loss of every class's cells, (allowed - 1) / (domain - 1), at most 1; (classes, q).
+
+        The missing value counts as a value where a cell allows it, on top of the domain's.
+        """
+        out = np.empty((self.count, len(self.columns)))
+        for j, (column, cells) in enumerate(zip(self.columns, self.cells, strict=True)):
+            most = max(len(column.domain) - 1, 1)
+            out[:, j] = np.minimum((cells.counts() - 1) / most, 1.0)
+        return out
+
+    def loss(self) -> float:
+        """Global certainty penalty: mean loss over all cells, a suppressed row's count 1 each.
+
+        Between 0 and 1 (Ghinita et al. 2007, with sets of values in place of subtrees).
+        """
+        n = len(self.classes)
+        if not n:
+            return 0.0
+        kept = float(self.sizes() @ self.losses().mean(axis=1))
+        return (kept + self.suppressed) / n
+
+    def cover(self, codes: Codes) -> Flags:
+        """Whether the cells of every row that is kept allow its codes; shape (n,)."""
+        out = np.ones(len(self.classes), np.bool_)
+        kept = self.classes >= 0
+        of = self.classes[kept]
+        for j in range(len(self.columns)):
+            out[kept] &= self.allowed(j)[of, codes[kept, j]]
+        return out
+
+    def _index(self, column: int | str) -> int:
+        if isinstance(column, int):
+            return column
+        return next(j for j, c in enumerate(self.columns) if c.name == column)
+
+
+def encode(series: pd.Series[Any], column: Column) -> Codes:
+    """Codes of a column's values; O(n + distinct values).
+
+    Parameters
+    ----------
+    series : pandas.Series, shape (n,)
+        Numbers, text, booleans or a pandas categorical.
+    column : Column
+        With its public domain.
+
+    Returns
+    -------
+    ndarray of int32, shape (n,)
+
+    Raises
+    ------
+    DataError
+        ``data.contract`` where values lie outside the domain: column and count, never a value.
+    """
+    import pandas as pd
+
+    indices, uniques = pd.factorize(series)
+    table = np.full(len(uniques) + 1, column.missing, np.int32)  # the last entry serves index -1
+    if column.width:
+        table[:-1] = _in_intervals(np.asarray(uniques, np.float64), column)
+    else:
+        code = {value: i for i, value in enumerate(column.domain)}
+        for i, value in enumerate(uniques.tolist()):
+            table[i] = next((code[s] for s in _spellings(value) if s in code), -1)
+    codes: Codes = table[indices]
+    outside = int(np.count_nonzero(codes < 0))
+    if outside:
+        raise DataError(
+            "data.contract",
+            f"Column {column.name}: {outside} values lie outside its public domain.",
+            "Add them to the contract's categories, bounds or hierarchy, or correct the rows.",
+        )
+    return codes
+
+
+def _in_intervals(values: NDArray[np.float64], column: Column) -> Codes:
+    """Interval of every number; -1 outside all of them."""
+    lower = float(column.domain[0]) - column.width / 2
+    last = len(column.domain) - 1
+    index = np.floor((values - lower) / column.width)
+    index[values == lower + (last + 1) * column.width] = last
+    return np.where((index >= 0) & (index <= last), index, -1).astype(np.int32)
+
+
+def _spellings(value: Hashable) -> Iterable[Any]:
+    """Ways in which a domain may write a value (contracts write numbers and booleans as text)."""
+    if isinstance(value, bool):
+        return (value, "true", "True", "1") if value else (value, "false", "False", "0")
+    if isinstance(value, float) and value.is_integer():
+        return (value, str(int(value)), str(value))
+    return (value, str(value))
+
+
+def _series(frame: pd.DataFrame, column: Column) -> pd.Series[Any]:
+    if column.name not in frame.columns:
+        raise DataError(
+            "data.column",
+            f"The table has no column {column.name}.",
+            "Name the column as the contract does.",
+        )
+    return frame[column.name]
