@@ -7,6 +7,7 @@ that clipping, encoding and generalisation by them cost no privacy budget.
 from __future__ import annotations
 
 import hashlib
+from datetime import date
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +18,17 @@ from pydantic import Field, model_validator
 from folkmoot.sections import Section, load_yaml, parse
 from folkmoot.wire import canonical_json
 
-__all__ = ["Column", "Contract", "Hierarchy", "load_contract"]
+__all__ = ["Column", "Contract", "Conversion", "Hierarchy", "load_contract"]
 
 Role = Literal[
-    "direct_identifier", "quasi_identifier", "sensitive", "feature", "label", "split", "weight"
+    "direct_identifier",
+    "quasi_identifier",
+    "sensitive",
+    "feature",
+    "label",
+    "split",
+    "weight",
+    "dropped",
 ]
 
 
@@ -31,6 +39,39 @@ class Hierarchy(Section):
     """Numbers: width of the intervals per level from 1, each a multiple of the one before; anchored at the lower public bound."""
     levels: list[dict[str, str]] = []
     """Categories: per level from 1, group of each category of the level before (level 1: of each category)."""
+    file: str | None = None
+    """Instead of both: a CSV file as ARX writes them (`value;level 1;level 2;…`), beside the contract; its content becomes part of the contract when it is read."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.file is not None and (self.widths or self.levels):
+            raise ValueError("a hierarchy is either a file or written out, not both")
+        return self
+
+
+class Conversion(Section):
+    """What a date or code becomes before it is generalised; the table then holds that alone."""
+
+    to: Literal["age", "year", "days", "prefix"]
+    """Dates: whole years at `reference`, the `year`, or `days` since `reference` (shifted per `person`). Text such as postcodes: its first `length` characters."""
+    reference: Annotated[date, Field(strict=False)] | None = None
+    """Public date at which ages are counted and from which days are."""
+    length: Annotated[int, Field(ge=1)] | None = None
+    """Characters that `prefix` keeps."""
+    person: str | None = None
+    """`days`: identifier by which one person's dates are shifted together, so that intervals stay."""
+    shift: Annotated[int, Field(ge=1, le=3650)] = 182
+    """`days`: most days of the shift, back or forth, drawn from the site's secret for each person."""
+
+    @model_validator(mode="after")
+    def _needs(self) -> Self:
+        if (self.to in {"age", "days"}) != (self.reference is not None):
+            raise ValueError("reference belongs to age and days, which need it")
+        if (self.to == "prefix") != (self.length is not None):
+            raise ValueError("length belongs to prefix, which needs it")
+        if (self.to == "days") != (self.person is not None):
+            raise ValueError("person belongs to days, which need it")
+        return self
 
 
 class Column(Section):
@@ -39,7 +80,7 @@ class Column(Section):
     name: Annotated[str, Field(min_length=1)]
     """Name in the table."""
     role: Role = "feature"
-    """`feature`, `quasi_identifier` and `sensitive` columns reach training; `direct_identifier` never does; `split` holds `train` or `test`; `weight` is a sample weight."""
+    """`feature`, `quasi_identifier` and `sensitive` columns reach training; `direct_identifier` never does; `split` holds `train` or `test`; `weight` is a sample weight; `dropped` columns (free text) are left out unread."""
     type: Literal["number", "integer", "category", "boolean", "text", "date"] = "number"
     """Type of the values."""
     unit: str | None = None
@@ -50,29 +91,53 @@ class Column(Section):
     """Public categories; integers and booleans are written as text."""
     missing: bool = False
     """Whether values may be missing."""
+    ordered: bool = False
+    """Whether the order of the categories means something (stages, grades)."""
     hierarchy: Hierarchy | None = None
     """How a quasi-identifier is generalised."""
+    convert: Conversion | None = None
+    """What a date or code becomes first; bounds and categories are those of the result."""
     description: str | None = None
     """For people."""
 
     @model_validator(mode="after")
     def _typed(self) -> Self:
-        numeric = self.type in {"number", "integer"}
+        numeric = self.numeric
         trained = self.role in {"feature", "quasi_identifier", "sensitive"}
+        if self.convert is not None:
+            wanted = {"text", "category"} if self.convert.to == "prefix" else {"date"}
+            if not trained or self.type not in wanted:
+                raise ValueError(
+                    "only columns that reach training are converted: dates to age, year or days, "
+                    "text to a prefix"
+                )
+            if self.convert.to == "prefix" and not self.categories:
+                raise ValueError("a prefix needs its public categories")
         if self.bounds is not None and not (numeric and self.bounds[0] < self.bounds[1]):
             raise ValueError("bounds belong to numbers, lower before upper")
         if self.categories is not None and len(set(self.categories)) != len(self.categories):
             raise ValueError("categories must be distinct")
-        if self.type == "category" and self.role != "direct_identifier" and not self.categories:
+        unread = self.role in {"direct_identifier", "dropped"}
+        if self.type == "category" and not unread and not self.categories:
             raise ValueError("a category column needs its public categories")
-        if trained and self.type in {"text", "date"}:
-            raise ValueError("text and date columns cannot reach training: drop or convert them")
+        if trained and self.convert is None and self.type in {"text", "date"}:
+            raise ValueError(
+                "text and dates cannot reach training: give the column role dropped, or convert it "
+                "(dates to age, year or days, codes to a prefix)"
+            )
         if trained and numeric and self.bounds is None and not self.categories:
             raise ValueError("a number that reaches training needs public bounds")
         widths = self.hierarchy.widths if self.hierarchy is not None else []
         if any(b < a or abs(b / a - round(b / a)) > 1e-9 for a, b in pairwise(widths)):
             raise ValueError("each width of a hierarchy must be a multiple of the one before")
         return self
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the column holds numbers, after its conversion."""
+        if self.convert is not None:
+            return self.convert.to != "prefix"
+        return self.type in {"number", "integer"}
 
 
 class Contract(Section):
@@ -108,6 +173,9 @@ class Contract(Section):
             raise ValueError("a numeric label needs public bounds")
         if not self.inputs:
             raise ValueError("no column reaches training")
+        persons = {c.convert.person for c in self.columns if c.convert and c.convert.person}
+        if persons - {column.name for column in self.with_role("direct_identifier")}:
+            raise ValueError("convert.person must name a column of role direct_identifier")
         return self
 
     @property

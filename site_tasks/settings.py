@@ -19,8 +19,17 @@ from folkmoot.errors import ConfigError
 from folkmoot.params import Name, Positive
 from folkmoot.sections import Section, parse
 
-__all__ = ["Dataset", "Permissions", "SiteSettings", "load_settings", "save_settings"]
+__all__ = [
+    "AnonymisationSettings",
+    "Dataset",
+    "Permissions",
+    "SiteSettings",
+    "load_settings",
+    "save_settings",
+]
 
+#: Figures of the risk report that may leave where the steward allows it.
+Figure = Literal["rows", "suppressed", "k", "prosecutor", "journalist", "marketer", "loss"]
 Mechanism = Literal["none", "clip", "gaussian", "diffprivlib"]
 
 
@@ -67,6 +76,31 @@ class Permissions(Section):
     """Whether noise from a seed is allowed: NOT PRIVATE, for tests and studies on public data."""
 
 
+class AnonymisationSettings(Section):
+    """What the steward asks of anonymisation, and has answered about the site's columns."""
+
+    minimum_k: Annotated[int, Field(ge=1)] = 1
+    """Least k with which the site takes part."""
+    contract: str | None = None
+    """SHA-256 of the only data contract that the site accepts (`folkmoot data show` prints it); any when absent."""
+    accepted: list[str] = []
+    """Columns that the identifier scan may take for identifiers, names or text about people, and that the steward has found to be none: `column: finding`."""
+    summary: list[Figure] = []
+    """Figures of the risk report that may leave the site; none when empty."""
+    population: str | None = None
+    """Parquet file of the population table behind delta-presence and k-map, relative to the site's folder."""
+
+    @model_validator(mode="after")
+    def _answers(self) -> Self:
+        if any(not name or not sep for name, sep, _ in (a.partition(":") for a in self.accepted)):
+            raise ValueError("every entry of accepted must be written `column: finding`")
+        if self.population is not None:
+            path = Path(self.population)
+            if path.is_absolute() or ".." in path.parts or path.suffix != ".parquet":
+                raise ValueError("population must name a .parquet file inside the site's folder")
+        return self
+
+
 class SiteSettings(Section):
     """All of ``site.toml``."""
 
@@ -78,6 +112,8 @@ class SiteSettings(Section):
     """Where the site's rows lie."""
     permissions: Permissions = Permissions()
     """What the site lets a plan ask of it."""
+    anonymisation: AnonymisationSettings = AnonymisationSettings()
+    """What the steward asks of anonymisation, and has answered about the site's columns."""
 
 
 #: What was read from a file that has not changed since: every step of a site asks for it.
@@ -120,6 +156,7 @@ def save_settings(settings: SiteSettings, path: Path) -> None:
     text += _table(settings, ("name", "simulated"))
     text += "\n[dataset]\n" + _table(settings.dataset)
     text += "\n[permissions]\n" + _table(settings.permissions)
+    text += "\n[anonymisation]\n" + _table(settings.anonymisation)
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

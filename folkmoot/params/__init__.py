@@ -8,7 +8,12 @@ generated from the descriptions in the modules (``folkmoot params reference``).
 from __future__ import annotations
 
 from folkmoot.params.aggregation import Aggregation
-from folkmoot.params.anonymisation import Anonymisation
+from folkmoot.params.anonymisation import (
+    Anonymisation,
+    DeltaPresence,
+    LDiversity,
+    TCloseness,
+)
 from folkmoot.params.data import Data, Holdout, Partition
 from folkmoot.params.federation import Federation
 from folkmoot.params.kinds import Name, NonNegative, Positive
@@ -22,9 +27,11 @@ __all__ = [
     "Aggregation",
     "Anonymisation",
     "Data",
+    "DeltaPresence",
     "EarlyStopping",
     "Federation",
     "Holdout",
+    "LDiversity",
     "Linear",
     "Model",
     "Name",
@@ -34,6 +41,7 @@ __all__ = [
     "Positive",
     "Privacy",
     "Schedule",
+    "TCloseness",
     "Tracking",
     "Trees",
     "load_params",
