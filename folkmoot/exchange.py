@@ -17,10 +17,11 @@ Keys are laid out per run::
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from folkmoot.wire import digest as sha256
 
 __all__ = ["ArtifactRef", "ExchangeStore"]
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]*(/[a-z0-9][A-Za-z0-9._-]*)*")
 
 
@@ -146,32 +148,35 @@ class _Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._prefix = f"{root}{os.sep}"  # plain strings: a round opens some thirty files
 
     def create(self, key: str, data: bytes) -> bool:
-        path = self.root / key
-        if path.exists():
+        path = self._prefix + key
+        if os.path.exists(path):
             return False
-        temporary = None
+        folder = os.path.dirname(path)
+        part = os.path.join(folder, f".part-{os.getpid()}-{secrets.token_hex(8)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=".part-", delete=False
-            ) as file:
-                temporary = file.name
-                file.write(data)
-            os.link(temporary, path)
+            try:
+                file = os.open(part, _NEW, 0o600)
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
+                file = os.open(part, _NEW, 0o600)
+            _write_all(file, data)
+            os.link(part, path)
         except FileExistsError:
             return False
         except OSError as error:
             raise _transient(error, key) from None
         finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.unlink(part)
         return True
 
     def read(self, key: str) -> bytes | None:
         try:
-            return (self.root / key).read_bytes()
+            with open(self._prefix + key, "rb", buffering=0) as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
@@ -182,6 +187,15 @@ class _Folder:
         return (
             [p.name for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
         )
+
+
+def _write_all(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    finally:
+        os.close(file)
 
 
 class _Remote:

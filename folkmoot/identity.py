@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -94,13 +95,20 @@ def load_key(path: Path) -> Ed25519PrivateKey:
         Where there is none, or it is damaged.
     """
     try:
-        return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+        stat = os.stat(path)
+        return _key(str(path), stat.st_ino, stat.st_mtime_ns)
     except (OSError, ValueError):
         raise ConfigError(
             "config.missing-file",
             f"{path} does not hold this site's signing key.",
             "Restore it from the site's backup, or make a new site with `folkmoot site init`.",
         ) from None
+
+
+@lru_cache(maxsize=64)
+def _key(path: str, inode: int, changed: int) -> Ed25519PrivateKey:
+    """The key as the file held it then: every release signs, and deriving costs as much."""
+    return Ed25519PrivateKey.from_private_bytes(Path(path).read_bytes())
 
 
 def public_text(key: Ed25519PrivateKey) -> str:

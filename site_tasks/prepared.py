@@ -160,8 +160,10 @@ def load_prepared(context: RunContext, home: SiteHome) -> Prepared:
     """
     record = read_json(run_record(context, home))
     if record is not None:
-        stages = Stages.of(record["fingerprint"], context.contract, context.params)
-        found = find_prepared(context, home, stages.encoded)
+        name = ("stages", record["fingerprint"])
+        if name not in context.cache:  # a run has one contract and one set of params
+            context.cache[name] = Stages.of(*name[1:], context.contract, context.params)
+        found = find_prepared(context, home, context.cache[name].encoded)
         if found is not None:
             enough_rows(found, home)
             return found

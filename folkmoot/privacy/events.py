@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from folkmoot.errors import PrivacyError
@@ -29,7 +29,7 @@ class _Plain:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"event": self.name, **{k: v for k, v in asdict(self).items() if v is not None}}
+        return {"event": self.name, **{k: v for k, v in vars(self).items() if v is not None}}
 
 
 @dataclass(frozen=True)

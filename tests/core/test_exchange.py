@@ -130,22 +130,22 @@ print(store.put("demo/a", b"x" * 5000).size)
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_no_space_left_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tempfile
+    real = os.open
 
-    real = tempfile.NamedTemporaryFile
+    def full(path: str, flags: int, mode: int = 0o777) -> int:
+        made = real(path, flags, mode)
+        if ".part-" in os.fspath(path):
+            os.dup2(real("/dev/full", os.O_WRONLY), made)
+        return made
 
-    def full(*args: object, **kwargs: object) -> object:
-        file = real(*args, **kwargs)  # type: ignore[call-overload]
-        os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
-        return file
-
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    monkeypatch.setattr(os, "open", full)
     store = ExchangeStore(tmp_path)
     with pytest.raises(TransientError) as caught:
         store.put("demo/a", b"x" * 100)
     assert caught.value.code == "transient.disk-full"
     assert caught.value.retryable
     assert store.find("demo/a") is None
+    assert list((tmp_path / "demo").iterdir()) == [], "nothing half-written stays behind"
 
 
 def test_a_store_that_does_not_answer_is_transient(tmp_path: Path) -> None:
