@@ -55,6 +55,7 @@ CODES: dict[str, str] = {
     "privacy.order": "A step was called before privatise and release.",
     "privacy.mechanism": "The mechanism cannot give the claimed guarantee in this setting.",
     "privacy.ledger": "The ledger's chain is broken, rewound or belongs to another site.",
+    "privacy.unproven": "The checker did not find on the output what was asked for; nothing was written.",
     "privacy.seeded": "Seeded noise was asked for outside a mode marked not private.",
     "protocol.digest": "Bytes that do not have the digest they were referred to by.",
     "protocol.truncated": "An empty or truncated artefact.",
