@@ -11,7 +11,7 @@ from datetime import date
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -40,13 +40,30 @@ class Hierarchy(Section):
     levels: list[dict[str, str]] = []
     """Categories: per level from 1, group of each category of the level before (level 1: of each category)."""
     file: str | None = None
-    """Instead of both: a CSV file as ARX writes them (`value;level 1;level 2;…`), beside the contract; its content becomes part of the contract when it is read."""
+    """Instead of all others: a CSV file as ARX writes them (`value;level 1;level 2;…`), beside the contract; its content becomes part of the contract (`table`) when it is read."""
+    prefixes: list[Annotated[int, Field(ge=0)]] = []
+    """Codes such as postcodes: per level from 1, how many leading characters are kept."""
+    breaks: list[list[float]] = []
+    """Whole numbers: per level from 1, the inner edges of its half-open intervals; each level keeps some of the level before."""
+    table: list[list[str]] = []
+    """Per value a row: the value, its group at level 1, at level 2, …"""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if self.file is not None and (self.widths or self.levels):
+        ways = (self.widths, self.levels, self.prefixes, self.breaks, self.table)
+        if self.file is not None and any(ways):
             raise ValueError("a hierarchy is either a file or written out, not both")
+        if sum(map(bool, ways)) > 1:
+            raise ValueError(
+                "a hierarchy is given in one way: widths, levels, prefixes, breaks or table"
+            )
         return self
+
+    @property
+    def depth(self) -> int:
+        """The highest level."""
+        rows = max(len(self.table[0]) - 1, 0) if self.table else 0
+        return rows or max(map(len, (self.widths, self.levels, self.prefixes, self.breaks)))
 
 
 class Conversion(Section):
@@ -87,12 +104,12 @@ class Column(Section):
     """Unit of measurement, for people."""
     bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """Public lower and upper bound of a number."""
+    clip: bool = False
+    """Whether numbers beyond the bounds are set to them (top and bottom coding); they break the contract otherwise."""
     categories: list[str] | None = None
     """Public categories; integers and booleans are written as text."""
     missing: bool = False
     """Whether values may be missing."""
-    ordered: bool = False
-    """Whether the order of the categories means something (stages, grades)."""
     hierarchy: Hierarchy | None = None
     """How a quasi-identifier is generalised."""
     convert: Conversion | None = None
@@ -115,6 +132,8 @@ class Column(Section):
                 raise ValueError("a prefix needs its public categories")
         if self.bounds is not None and not (numeric and self.bounds[0] < self.bounds[1]):
             raise ValueError("bounds belong to numbers, lower before upper")
+        if self.clip and (self.bounds is None or not trained):
+            raise ValueError("clip needs public bounds, of a column that reaches training")
         if self.categories is not None and len(set(self.categories)) != len(self.categories):
             raise ValueError("categories must be distinct")
         unread = self.role in {"direct_identifier", "dropped"}
@@ -214,6 +233,24 @@ def load_contract(path: str | Path) -> Contract:
     Raises
     ------
     ConfigError
-        For a missing file, broken YAML, unknown keys and inconsistent columns.
+        For a missing file, broken YAML, unknown keys, inconsistent columns and faulty hierarchies.
     """
-    return parse(Contract, load_yaml(path), source=str(path))
+    from folkmoot.hierarchies import check_hierarchies
+
+    path = Path(path)
+    contract = parse(Contract, _with_files(load_yaml(path), path.parent), source=str(path))
+    check_hierarchies(contract)
+    return contract
+
+
+def _with_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The contract with the content of its hierarchy files in their place."""
+    from folkmoot.hierarchies.arx import read_rows
+
+    columns = values.get("columns")
+    for column in columns if isinstance(columns, list) else []:
+        found = column.get("hierarchy") if isinstance(column, dict) else None
+        name = found.get("file") if isinstance(found, dict) else None
+        if isinstance(name, str) and len(found) == 1:
+            column["hierarchy"] = {"table": read_rows(folder / name)}
+    return values

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from folkmoot.contract import Column, Contract
+from folkmoot.conversion import convert
 from folkmoot.errors import DataError
 from folkmoot.generalisation import (
     bounds_of,
@@ -146,7 +147,7 @@ def encode_frame(
     for column in contract.inputs:
         if column.name not in frame.columns:
             raise _no_column(column)
-        series = frame[column.name]
+        series = convert(frame[column.name], column)
         if is_categorical(column):
             level = level_of(column, anonymisation)
             codes, unknown = generalise_categories(series, column, level)

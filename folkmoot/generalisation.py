@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Column, Contract, Hierarchy
+from folkmoot.conversion import converted
 from folkmoot.errors import ConfigError
 from folkmoot.params import Anonymisation
 
@@ -96,7 +97,7 @@ def categories_at(column: Column, level: int = 0) -> tuple[str, ...]:
 
 
 def generalised(contract: Contract, anonymisation: Anonymisation) -> Contract:
-    """Contract of the table after generalisation; public.
+    """Contract of the table after conversion and generalisation; public.
 
     A generalised category has its groups as categories; a generalised number keeps its bounds.
     Encoding a generalised table by this contract at level 0 gives what ``features.encode_frame`` makes
@@ -104,7 +105,7 @@ def generalised(contract: Contract, anonymisation: Anonymisation) -> Contract:
     """
     check_levels(contract, anonymisation)
     columns = []
-    for column in contract.columns:
+    for column in map(converted, contract.columns):
         level = level_of(column, anonymisation)
         change: dict[str, Any] = {"hierarchy": None}
         if level and is_categorical(column):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from folkmoot.contract import Column, Contract
+from folkmoot.conversion import changes, convert, converted_contract
 from folkmoot.errors import DataError
 from folkmoot.features import encode_label
 from folkmoot.generalisation import generalise_categories, is_categorical
@@ -51,12 +52,15 @@ def validate_table(path: Path, contract: Contract) -> dict[str, int]:
     import pandera.pandas as pa
 
     _check_columns(path, contract)
-    schema = pandera_schema(contract)
+    schema = pandera_schema(converted_contract(contract))
+    names = [column.name for column in contract.columns if column.role != "dropped"]
     broken: Counter[tuple[str, str]] = Counter()
     classes = np.zeros(len(contract.classes), np.int64)
     rows = 0
-    for frame in chunks(path):
+    for frame in chunks(path, names):
         rows += len(frame)
+        for column in filter(changes, contract.columns):
+            frame[column.name] = convert(frame[column.name], column)
         try:
             schema.validate(frame, lazy=True)
         except pa.errors.SchemaErrors as errors:
@@ -102,6 +106,7 @@ def pandera_schema(contract: Contract) -> pa.DataFrameSchema:
     columns = {
         column.name: pa.Column(None, nullable=_nullable(column), checks=_checks(column))
         for column in contract.columns
+        if column.role != "dropped"
     }
     return pa.DataFrameSchema(columns, strict=True, name=contract.name)
 
@@ -199,6 +204,8 @@ def _fits(found: Any, column: Column) -> bool:
 
     if types.is_dictionary(found):
         found = found.value_type
+    if column.role == "dropped":
+        return True
     if types.is_null(found):
         return _nullable(column)
     kinds = {

@@ -48,15 +48,15 @@ class TCloseness(Section):
 class DeltaPresence(Section):
     """Bounds on the probability that a person of the population table is in the dataset."""
 
-    lower: Share = 0.0
+    low: Share = 0.0
     """Least probability."""
-    upper: Share
+    high: Share
     """Largest probability."""
 
     @model_validator(mode="after")
     def _order(self) -> Self:
-        if self.lower >= self.upper:
-            raise ValueError("lower must lie below upper")
+        if self.low > self.high:
+            raise ValueError("low must not lie above high")
         return self
 
 
@@ -77,8 +77,8 @@ class Anonymisation(Section):
     """Largest share of a site's rows that may be suppressed; with `agreed` beyond what each site would suppress at its own optimum."""
     method: Literal["greedy", "strict", "relaxed", "microaggregation"] = "greedy"
     """Engine of `local`: cuts chosen by loss, strict or relaxed Mondrian, or micro-aggregation (MDAV)."""
-    sensitive: list[str] = []
-    """Columns that the models below protect; the contract's sensitive columns, else its label, when empty."""
+    sensitive: str | None = None
+    """Column that the models below protect, where the contract has several sensitive ones or none."""
     l_diversity: LDiversity | None = None
     """l-diversity."""
     t_closeness: TCloseness | None = None
@@ -110,8 +110,12 @@ class Anonymisation(Section):
             raise ValueError(
                 "k_map below k contradicts it: every class that holds k rows stands for k people"
             )
-        if len(set(self.sensitive)) != len(self.sensitive):
-            raise ValueError("sensitive columns must be distinct")
+        wanted = self.l_diversity
+        if wanted is not None and 1 < self.k < wanted.l:
+            raise ValueError(
+                "l_diversity asks for more values in a class than k asks for rows: raise k to at "
+                "least l"
+            )
         return self
 
     @property
@@ -119,3 +123,8 @@ class Anonymisation(Section):
         """Whether a model looks at sensitive values."""
         models = (self.l_diversity, self.t_closeness, self.alpha, self.beta, self.delta_disclosure)
         return any(model is not None for model in models)
+
+    @property
+    def extra(self) -> bool:
+        """Whether a model besides k-anonymity is asked for."""
+        return self.protects or self.delta_presence is not None or self.k_map is not None

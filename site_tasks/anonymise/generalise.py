@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
+from folkmoot.conversion import changes, converted
 from folkmoot.errors import DataError
 from folkmoot.generalisation import (
     categories_at,
@@ -31,8 +32,9 @@ from folkmoot.generalisation import (
 )
 from folkmoot.params import Anonymisation
 from site_tasks.anonymise.classes import ClassSizes, count_classes
+from site_tasks.anonymise.identifiers import converted_chunks
 from site_tasks.pseudonymise import pseudonym_key, pseudonymise
-from site_tasks.table import ROW, chunks, row_count, schema_of, write_table
+from site_tasks.table import ROW, row_count, schema_of, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +79,8 @@ def needed(contract: Contract, anonymisation: Anonymisation) -> bool:
     return bool(
         anonymisation.k > 1
         or contract.with_role("direct_identifier")
+        or contract.with_role("dropped")
+        or any(map(changes, contract.columns))
         or any(level_of(column, anonymisation) for column in contract.columns)
     )
 
@@ -115,7 +119,7 @@ def anonymise(
     if anonymisation.k > 1 and quasi:
 
         def passes() -> Iterator[dict[str, NDArray[Any]]]:
-            for frame in chunks(source, quasi):
+            for frame in converted_chunks(source, quasi, contract, anonymisation, secret):
                 yield _generalise(frame, contract, anonymisation)
 
         sizes = count_classes(passes)
@@ -143,11 +147,15 @@ def _rewritten(
 ) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
-    keys = {c.name: pseudonym_key(secret, c.name) for c in contract.with_role("direct_identifier")}
-    dropped = keys if anonymisation.identifiers == "drop" else {}
+    epoch = anonymisation.pseudonym_epoch
+    identifiers = [column.name for column in contract.with_role("direct_identifier")]
+    keys = {name: pseudonym_key(secret, name, epoch) for name in identifiers}
+    dropped = {column.name for column in contract.with_role("dropped")}
+    if anonymisation.identifiers == "drop":
+        dropped |= keys.keys()
     names = [column.name for column in contract.columns if column.name not in dropped]
     start = 0
-    for frame in chunks(source, names):
+    for frame in converted_chunks(source, names, contract, anonymisation, secret):
         end = start + len(frame)
         values = _generalise(frame, contract, anonymisation)
         for column in contract.with_role("quasi_identifier"):
@@ -158,7 +166,7 @@ def _rewritten(
                 frame[column.name] = pd.Categorical.from_codes(codes, groups)
             elif level:
                 frame[column.name] = values[column.name]
-        for name in keys.keys() - dropped.keys():
+        for name in keys.keys() - dropped:
             frame[name] = pseudonymise(frame[name], keys[name])
         if sizes is not None:
             frame[ROW] = np.arange(start, end)
@@ -176,6 +184,8 @@ def _fields(
     fields = []
     for column in contract.columns:
         kind = found.field(column.name).type
+        if column.role == "dropped":
+            continue
         if column.role == "direct_identifier":
             if anonymisation.identifiers == "drop":
                 continue
@@ -183,6 +193,8 @@ def _fields(
         elif level_of(column, anonymisation):
             text = pa.dictionary(pa.int32(), pa.string())
             kind = text if is_categorical(column) else pa.float64()
+        elif column.convert is not None:
+            kind = pa.float64() if column.numeric else pa.string()
         fields.append(pa.field(column.name, kind))
     if suppressing:
         fields.append(pa.field(ROW, pa.int64()))
@@ -194,7 +206,7 @@ def _generalise(
 ) -> dict[str, NDArray[Any]]:
     """Codes (int32, -1 missing) or midpoints (float64, NaN missing) of the quasi-identifiers."""
     out: dict[str, NDArray[Any]] = {}
-    for column in contract.with_role("quasi_identifier"):
+    for column in map(converted, contract.with_role("quasi_identifier")):
         level = level_of(column, anonymisation)
         if is_categorical(column):
             out[column.name], _ = generalise_categories(frame[column.name], column, level)
