@@ -63,7 +63,9 @@ class Hierarchy(Section):
     def depth(self) -> int:
         """The highest level."""
         rows = max(len(self.table[0]) - 1, 0) if self.table else 0
-        return rows or max(map(len, (self.widths, self.levels, self.prefixes, self.breaks)))
+        return max(
+            rows, len(self.widths), len(self.levels), len(self.prefixes), len(self.breaks)
+        )
 
 
 class Conversion(Section):
@@ -110,6 +112,8 @@ class Column(Section):
     """Public categories; integers and booleans are written as text."""
     missing: bool = False
     """Whether values may be missing."""
+    ordered: bool = False
+    """Whether the order of the categories means something (stages, grades)."""
     hierarchy: Hierarchy | None = None
     """How a quasi-identifier is generalised."""
     convert: Conversion | None = None
@@ -249,8 +253,7 @@ def _with_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     columns = values.get("columns")
     for column in columns if isinstance(columns, list) else []:
-        found = column.get("hierarchy") if isinstance(column, dict) else None
-        name = found.get("file") if isinstance(found, dict) else None
-        if isinstance(name, str) and len(found) == 1:
-            column["hierarchy"] = {"table": read_rows(folder / name)}
+        match column:
+            case {"hierarchy": {"file": str(name), **others}} if not others:
+                column["hierarchy"] = {"table": read_rows(folder / name)}
     return values

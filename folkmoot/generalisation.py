@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from folkmoot.contract import Column, Contract, Hierarchy
 from folkmoot.conversion import converted
 from folkmoot.errors import ConfigError
+from folkmoot.hierarchies import hierarchy_of
+from folkmoot.hierarchies.intervals import edges, interval_index
 from folkmoot.params import Anonymisation
 
 if TYPE_CHECKING:
@@ -72,10 +74,7 @@ def check_levels(contract: Contract, anonymisation: Anonymisation) -> None:
                 f"Name one of: {', '.join(quasi) or '(the contract has none)'}.",
             )
         column = quasi[name]
-        hierarchy = column.hierarchy
-        depth = 0
-        if hierarchy is not None:
-            depth = len(hierarchy.levels if is_categorical(column) else hierarchy.widths)
+        depth = column.hierarchy.depth if column.hierarchy is not None else 0
         if level > depth:
             raise ConfigError(
                 "config.invalid",
@@ -127,7 +126,7 @@ def generalise_numbers(values: NDArray[Any], column: Column, level: int) -> NDAr
     values : ndarray, shape (n,)
         NaN where missing.
     column : Column
-        With ``bounds`` and ``hierarchy.widths``.
+        With ``bounds`` and a hierarchy.
     level : int
         0 returns the values as they are.
 
@@ -140,11 +139,25 @@ def generalise_numbers(values: NDArray[Any], column: Column, level: int) -> NDAr
     if level == 0:
         return values
     lower, upper = bounds_of(column)
-    width = (column.hierarchy or Hierarchy()).widths[level - 1]
-    last = max(int(np.ceil((upper - lower) / width)) - 1, 0)
-    index = np.clip(np.floor((values - lower) / width), 0, last)  # NaN stays NaN
-    start = lower + index * width
-    return np.asarray((start + np.minimum(start + width, upper)) / 2)
+    hierarchy = column.hierarchy or Hierarchy()
+    if not hierarchy.widths:
+        return _listed(values, column, level)
+    width = hierarchy.widths[level - 1]
+    index = interval_index(values, lower, upper, width)  # NaN stays NaN
+    start = edges(lower, width, index)
+    return np.asarray((start + np.minimum(edges(lower, width, index + 1), upper)) / 2)
+
+
+def _listed(values: NDArray[np.float64], column: Column, level: int) -> NDArray[np.float64]:
+    """Mean of the whole numbers that share a group; a number beyond a bound falls in the outermost."""
+    hierarchy = hierarchy_of(column)
+    domain = np.asarray(hierarchy.domain, np.float64)
+    groups = hierarchy.at(level)
+    means = np.bincount(groups, weights=domain) / np.bincount(groups)
+    absent = np.isnan(values)
+    code = np.searchsorted(domain, np.where(absent, domain[0], values), side="right") - 1
+    found = means[groups[np.clip(code, 0, len(domain) - 1)]]
+    return np.where(absent, np.nan, found)
 
 
 def generalise_categories(
@@ -184,21 +197,10 @@ def generalise_categories(
 
 def _chain(column: Column, level: int) -> dict[str, str]:
     """Group at ``level`` of every public category."""
-    names = column.categories
-    if names is None:
-        names = ["false", "true"]
-    groups = {name: name for name in names}
-    maps = column.hierarchy.levels[:level] if column.hierarchy is not None else []
-    for number, mapping in enumerate(maps, 1):
-        absent = [name for name, group in groups.items() if group not in mapping]
-        if absent:
-            raise ConfigError(
-                "config.invalid",
-                f"Level {number} of the hierarchy of {column.name} has no group for {absent[0]}.",
-                "Give every category of the level before a group in the contract.",
-            )
-        groups = {name: mapping[group] for name, group in groups.items()}
-    return groups
+    hierarchy = hierarchy_of(column)
+    names = hierarchy.names(level)
+    domain = map(str, hierarchy.domain)
+    return {value: names[g] for value, g in zip(domain, hierarchy.at(level).tolist(), strict=True)}
 
 
 def _spellings(value: Hashable, column: Column) -> Iterable[str]:
