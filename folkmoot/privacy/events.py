@@ -3,20 +3,38 @@
 The names and formulas are those of ``dp_accounting``.  A noise multiplier is always the standard
 deviation (or scale) of the noise over the sensitivity *under the event's own relation*: an event
 that says ``replace-one`` was calibrated to what replacing one record can change.
+
+Privacy units: ``record`` is one row; ``person`` is all rows of one person, whose contribution was
+bounded as a whole.  Relations: ``add-or-remove`` compares with the dataset without the unit,
+``replace-one`` with one where the unit is another.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 from folkmoot.errors import PrivacyError
 
-__all__ = ["Event", "Exact", "Gaussian", "Laplace", "PoissonSampled", "PureDP", "from_dict"]
+__all__ = [
+    "DiscreteGaussian",
+    "DiscreteLaplace",
+    "Event",
+    "Exact",
+    "FixedSizeSampled",
+    "Gaussian",
+    "Laplace",
+    "PoissonSampled",
+    "PureDP",
+    "Relation",
+    "Skellam",
+    "Unit",
+    "from_dict",
+]
 
-Unit = Literal["record"]
+Unit = Literal["record", "person"]
 Relation = Literal["replace-one", "add-or-remove"]
 
 
@@ -84,6 +102,66 @@ class Gaussian(_Noise):
 
 
 @dataclass(frozen=True)
+class DiscreteGaussian(_Noise):
+    """Discrete Gaussian noise on an integer grid (Canonne, Kamath & Steinke 2020).
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        Standard deviation of the noise over ``sensitivity``.
+    sensitivity : float
+        Largest L2 distance between the outputs, *after* they were put on the grid, of two
+        neighbouring datasets; in the units of the data.
+    steps : float
+        Standard deviation of the noise in steps of the grid.
+    unit, relation : str
+        What two neighbouring datasets differ in, and how.
+
+    Notes
+    -----
+    A discrete Gaussian of variance v is what randomised rounding makes of a continuous one of
+    variance v - 5, to within 2^-140 per number; so it is at least as private as that one, in any
+    dimension (post-processing).  Sums of shares count as one (:mod:`folkmoot.privacy.shares`).
+    """
+
+    name: ClassVar[str] = "discrete-gaussian"
+
+    steps: float = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(steps=self.steps)
+
+
+@dataclass(frozen=True)
+class Skellam(_Noise):
+    """Skellam noise on an integer grid (Agarwal, Kairouz & Liu 2021, theorem 3.5).
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        Standard deviation of the noise over ``sensitivity``.
+    sensitivity : float
+        As for :class:`DiscreteGaussian`.
+    steps : float
+        Standard deviation of the noise in steps of the grid.
+    dimension : int
+        How many numbers the vector has: bounds its L1 by its L2 sensitivity.
+    unit, relation : str
+        What two neighbouring datasets differ in, and how.
+    """
+
+    name: ClassVar[str] = "skellam"
+
+    steps: float = field(kw_only=True)
+    dimension: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(steps=self.steps, dimension=self.dimension)
+
+
+@dataclass(frozen=True)
 class Laplace(_Noise):
     """Laplace mechanism (Dwork et al. 2006); epsilon is ``1 / noise_multiplier``.
 
@@ -98,6 +176,23 @@ class Laplace(_Noise):
     """
 
     name: ClassVar[str] = "laplace"
+
+
+@dataclass(frozen=True)
+class DiscreteLaplace(_Noise):
+    """Discrete Laplace (geometric) noise on an integer grid; epsilon ``1 / noise_multiplier``.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        Scale of the noise over ``sensitivity``.
+    sensitivity : float
+        Largest L1 distance between the outputs, after they were put on the grid.
+    unit, relation : str
+        What two neighbouring datasets differ in, and how.
+    """
+
+    name: ClassVar[str] = "discrete-laplace"
 
 
 @dataclass(frozen=True)
@@ -130,6 +225,8 @@ class PureDP(_Plain):
 class PoissonSampled:
     """A Gaussian event on rows that were each drawn with the same probability, independently.
 
+    Accounted where the event was calibrated under add-or-remove.
+
     Parameters
     ----------
     sampling_probability : float
@@ -158,9 +255,47 @@ class PoissonSampled:
         }
 
 
-Event = Exact | Gaussian | Laplace | PureDP | PoissonSampled
-_PLAIN: dict[str, type[Exact | Gaussian | Laplace | PureDP]] = {
-    kind.name: kind for kind in (Exact, Gaussian, Laplace, PureDP)
+@dataclass(frozen=True)
+class FixedSizeSampled:
+    """A Gaussian event on a fixed number of rows, drawn without replacement.
+
+    Parameters
+    ----------
+    source_size, sample_size : int
+        Rows there are, and rows drawn; both public.
+    event : Gaussian
+        What was done to the drawn rows, calibrated under replace-one.
+    """
+
+    name: ClassVar[str] = "fixed-size-sampled"
+    charged: ClassVar[bool] = True
+
+    source_size: int
+    sample_size: int
+    event: Gaussian
+
+    def __post_init__(self) -> None:
+        _positive(source_size=self.source_size, sample_size=self.sample_size)
+        if self.sample_size > self.source_size:
+            raise _invalid("sample_size", "at most source_size")
+        if self.event.relation != "replace-one":
+            raise _invalid("relation", "replace-one for samples of fixed size")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "event": self.name,
+            "source_size": self.source_size,
+            "sample_size": self.sample_size,
+            "of": self.event.to_dict(),
+        }
+
+
+Plain = Exact | Gaussian | DiscreteGaussian | Skellam | Laplace | DiscreteLaplace | PureDP
+Event = Plain | PoissonSampled | FixedSizeSampled
+_PLAIN: dict[str, type[Plain]] = {
+    kind.name: kind
+    for kind in (Exact, Gaussian, DiscreteGaussian, Skellam, Laplace, DiscreteLaplace, PureDP)
 }
 
 
@@ -179,6 +314,10 @@ def from_dict(values: Mapping[str, Any]) -> Event:
             inner = from_dict(fields["of"])
             if isinstance(inner, Gaussian):
                 return PoissonSampled(fields["sampling_probability"], inner)
+        elif name == FixedSizeSampled.name:
+            inner = from_dict(fields["of"])
+            if isinstance(inner, Gaussian):
+                return FixedSizeSampled(fields["source_size"], fields["sample_size"], inner)
         elif name in _PLAIN:
             return _PLAIN[name](**fields)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PrivacyError):
