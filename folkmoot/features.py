@@ -14,6 +14,10 @@ category            one 0/1 feature per public category      code of the categor
 boolean             one 0/1 feature                          0 or 1; NaN where missing
 may be missing      beside it a 0/1 feature ``x__missing``   --
 ==================  =======================================  ============================
+
+With ``anonymisation.recoding: local`` quasi-identifiers become the numbers of ``folkmoot.cells``: an
+interval its mean, a set of categories 1/|allowed| on one feature per category, for both kinds.  A
+raw row is a cell of one value, so that sites whose cells differ and predictions share one space.
 """
 
 from __future__ import annotations
@@ -93,7 +97,10 @@ def feature_space(contract: Contract, anonymisation: Anonymisation, kind: Kind) 
     for column in contract.inputs:
         if is_categorical(column):
             groups = categories_at(column, level_of(column, anonymisation))
-            if kind == "linear":
+            if _in_cells(column, anonymisation):
+                leaves = groups[_first(column, kind) :]
+                rows += [(f"{column.name}={group}", "q", 0.0, 1.0) for group in leaves]
+            elif kind == "linear":
                 rows += [(f"{column.name}={group}", "q", 0.0, 1.0) for group in groups[1:]]
             else:
                 kept = "q" if column.type == "boolean" else "c"
@@ -148,7 +155,14 @@ def encode_frame(
         if column.name not in frame.columns:
             raise _no_column(column)
         series = convert(frame[column.name], column)
-        if is_categorical(column):
+        absent: NDArray[Any]
+        if _in_cells(column, anonymisation):
+            values, absent, unknown = _cells(series, column, kind)
+            if unknown:
+                raise _breaks(column, "values outside the public categories", unknown)
+            out[:, j : j + values.shape[1]] = values
+            j += values.shape[1]
+        elif is_categorical(column):
             level = level_of(column, anonymisation)
             codes, unknown = generalise_categories(series, column, level)
             if unknown:
@@ -175,6 +189,29 @@ def encode_frame(
         elif absent.any():
             raise _breaks(column, "missing values", int(np.count_nonzero(absent)))
     return out
+
+
+def _in_cells(column: Column, anonymisation: Anonymisation) -> bool:
+    """Whether a column is recoded locally: its values may be cells."""
+    return anonymisation.recoding == "local" and column.role == "quasi_identifier"
+
+
+def _first(column: Column, kind: Kind) -> int:
+    """First category with a feature of its own: what the others say is left out."""
+    return 0 if kind == "trees" and column.type != "boolean" else 1
+
+
+def _cells(
+    series: pd.Series[Any], column: Column, kind: Kind
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Features (n, w) of a locally recoded column, share of missing (n,), rows of unknown value."""
+    from folkmoot.cells import number_cells, set_cells
+
+    if is_categorical(column):
+        values, absent, unknown = set_cells(series, column)
+        return values[:, _first(column, kind) :], absent, unknown
+    means, absent = number_cells(series, column)
+    return means[:, None], absent, 0
 
 
 def encode_label(series: pd.Series[Any], contract: Contract) -> NDArray[Any]:
