@@ -26,9 +26,10 @@ _TAIL = len(MARK) + 64
 
 @dataclass(frozen=True)
 class Roster:
-    """Public keys (64 hex characters) by site name."""
+    """Public keys (64 hex characters) by site name, and the coordinator's own."""
 
     keys: dict[str, str]
+    coordinator: str | None = None
 
     def key(self, site: str) -> Ed25519PublicKey:
         """Public key of a site.
@@ -60,8 +61,11 @@ class Roster:
         if not path.exists():
             return Roster({})
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("sites", {})
-            return Roster({str(site): str(entry["key"]) for site, entry in table.items()})
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            own = values.get("coordinator", {}).get("key")
+            table = values.get("sites", {})
+            keys = {str(site): str(entry["key"]) for site, entry in table.items()}
+            return Roster(keys, None if own is None else str(own))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
             raise ConfigError(
                 "config.syntax", f"{path} is not a roster.", "Restore it, or enrol the sites again."
@@ -70,6 +74,8 @@ class Roster:
     def save(self, path: Path) -> None:
         """Write ``roster.toml``, whole or not at all."""
         lines = ["# Public keys of the member sites; written by `folkmoot site enrol`.\n"]
+        if self.coordinator is not None:
+            lines.append(f'[coordinator]\nkey = "{self.coordinator}"\n')
         lines += [f'[sites."{site}"]\nkey = "{key}"\n' for site, key in sorted(self.keys.items())]
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")

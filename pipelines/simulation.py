@@ -18,6 +18,7 @@ from typing import Any
 from folkmoot.errors import ConfigError
 from folkmoot.identity import Roster, public_text
 from folkmoot.params import Params
+from pipelines.coordinator.identity import with_coordinator
 from pipelines.recipes import contract_of
 from site_tasks.home import SiteHome
 from site_tasks.settings import Permissions, load_settings, save_settings
@@ -111,11 +112,14 @@ def _make(
 
 
 def _permissions(params: Params) -> Permissions:
-    return Permissions(federations=[params.federation.name], minimum_rows=1, minimum_sites=1)
+    """A recipe's rows are public: two versions of them may be compared by anybody."""
+    return Permissions(
+        federations=[params.federation.name], minimum_rows=1, minimum_sites=1, differencing=True
+    )
 
 
 def _permit(home: SiteHome, params: Params) -> SiteHome:
-    """Let a simulated site take part in this federation as well.
+    """Let a simulated site take part in this federation as well, with this recipe's people.
 
     Seeded noise is allowed while the params ask for it: the rows are a public recipe's.
     """
@@ -123,11 +127,17 @@ def _permit(home: SiteHome, params: Params) -> SiteHome:
     federations = sorted({*permissions.federations, params.federation.name})
     seeded = params.privacy.seeded
     changed = permissions.model_copy(update={"federations": federations, "seeded": seeded})
-    if changed == permissions:
+    people = home.settings.dataset.model_copy(update={"lineage": _people(params)})
+    if (changed, people) == (permissions, home.settings.dataset):
         return home
-    settings = home.settings.model_copy(update={"permissions": changed})
+    settings = home.settings.model_copy(update={"permissions": changed, "dataset": people})
     save_settings(settings, home.root / "site.toml")
     return SiteHome(home.root)
+
+
+def _people(params: Params) -> str:
+    """Lineage of a recipe's rows: another recipe is other people, another partition is not."""
+    return str(params.data.recipe).replace("_", "-")
 
 
 def _existing(params: Params, workspace: Path) -> dict[str, SiteHome]:
@@ -157,7 +167,7 @@ def _enrol(homes: list[SiteHome], workspace: Path) -> bool:
     keys = {**roster.keys, **{name: public_text(home.key()) for name, home in own.items()}}
     if keys == roster.keys:
         return False
-    Roster(keys).save(path)
+    with_coordinator(Roster(keys), workspace).save(path)
     return True
 
 

@@ -9,13 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from folkmoot.errors import PrivacyError
-from folkmoot.privacy.ledger import Ceiling
+from folkmoot.privacy.ledger import Ceiling, Terms
+from folkmoot.privacy.release import planned
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
     from site_tasks.home import SiteHome
 
-__all__ = ["ceiling", "check", "delta"]
+__all__ = ["check", "delta", "terms"]
+
+#: Mechanisms under which updates leave exactly.
+EXACT = ("none", "clip")
+_NOTHING = object()
 
 
 def check(context: RunContext, home: SiteHome) -> None:
@@ -39,6 +44,9 @@ def check(context: RunContext, home: SiteHome) -> None:
             raise _refusal(home, "columns", f"does not permit {', '.join(extra)}")
     if len(params.federation.members) < allowed.minimum_sites:
         raise _refusal(home, "minimum_sites", "asks for more sites than the federation has")
+    if allowed.coordinator not in (None, context.roster.coordinator):
+        raise _refusal(home, "coordinator", "names the key of another coordinator than this run's")
+    _pinned(context, home)
     if params.privacy.seeded and not allowed.seeded:
         raise PrivacyError(
             "privacy.seeded",
@@ -46,10 +54,11 @@ def check(context: RunContext, home: SiteHome) -> None:
             "Set privacy.seeded to false; seeded noise is for studies on public data.",
             site=home.name,
         )
-    if allowed.epsilon_ceiling is not None and params.privacy.mechanism in {"none", "clip"}:
+    bounded = allowed.epsilon_ceiling is not None or home.settings.ceilings.any
+    if bounded and params.privacy.mechanism in EXACT:
         raise _refusal(
             home,
-            "epsilon_ceiling",
+            "epsilon_ceiling (or a key of [ceilings])",
             f"bounds epsilon, and nothing bounds it under mechanism {params.privacy.mechanism}",
         )
 
@@ -59,10 +68,56 @@ def delta(context: RunContext, home: SiteHome) -> float:
     return min(context.params.privacy.delta, home.settings.permissions.delta)
 
 
-def ceiling(context: RunContext, home: SiteHome) -> Ceiling | None:
-    """The site's ceiling over all its releases, or None."""
-    most = home.settings.permissions.epsilon_ceiling
-    return None if most is None else Ceiling(most, delta(context, home))
+def terms(context: RunContext, home: SiteHome) -> Terms:
+    """Under what a release of this run may leave: ceilings, the plan's charges, differencing."""
+    return Terms(
+        ceilings(
+            home, delta(context, home), context.federation, context.params.federation.requester
+        ),
+        planned(context.params),
+        context.params.privacy.mechanism in EXACT,
+        home.settings.permissions.differencing,
+    )
+
+
+def ceilings(home: SiteHome, delta: float, federation: str, requester: str) -> tuple[Ceiling, ...]:
+    """The site's ceilings on releases for a federation and a requester."""
+    limits, whole = home.settings.ceilings, home.settings.permissions.epsilon_ceiling
+    found = []
+    if whole is not None:
+        found.append(Ceiling(whole, delta))
+    per_federation = limits.federations.get(federation, limits.federation)
+    if per_federation is not None:
+        found.append(Ceiling(per_federation, delta, "federation", key="ceilings.federation(s)"))
+    per_requester = limits.requesters.get(requester, limits.requester)
+    if per_requester is not None:
+        found.append(Ceiling(per_requester, delta, "requester", key="ceilings.requester(s)"))
+    if limits.period is not None:
+        found.append(Ceiling(limits.period, delta, "period", limits.days, "ceilings.period"))
+    return tuple(found)
+
+
+def _pinned(context: RunContext, home: SiteHome) -> None:
+    """Refuse a plan that sets something else than the site's ``[pins]``."""
+    if not home.settings.pins:
+        return
+    values = context.params.model_dump(mode="json")
+    for name, wanted in home.settings.pins.items():
+        found: object = values
+        for part in name.split("."):
+            found = found.get(part, _NOTHING) if isinstance(found, dict) else _NOTHING
+        if (
+            found is _NOTHING
+            or found != wanted
+            or isinstance(found, bool) != isinstance(wanted, bool)
+        ):
+            what = "does not exist" if found is _NOTHING else "has another value in this plan"
+            raise PrivacyError(
+                "privacy.not-permitted",
+                f"Site {home.name}: [pins] in site.toml fixes {name}, which {what}.",
+                "Change the plan, or let the site's steward change site.toml.",
+                site=home.name,
+            )
 
 
 def _refusal(home: SiteHome, key: str, what: str) -> PrivacyError:

@@ -2,9 +2,9 @@
 
 ::
 
-    permissions ─▶ known? ──────────── stored bytes ──────────────┐
-                     │ no                                          ▼
-                  reserve ─▶ make ─▶ privatise ─▶ seal ─▶ persist ─▶ commit ─▶ publish
+    permissions ─▶ anchor ─▶ known? ── stored bytes ──────────────┐
+                              │ no                                 ▼
+               admit ─▶ reserve ─▶ make ─▶ privatise ─▶ seal ─▶ persist ─▶ commit ─▶ publish
 
 Killed at any point and started again, the site publishes the same bytes and is charged once.  The
 exception: a reservation whose noise was not persisted counts as spent, and the retry reserves
@@ -25,7 +25,7 @@ from folkmoot.identity import verify
 from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
 from folkmoot.wire import decode, digest
-from site_tasks import permissions
+from site_tasks import anchor, permissions
 from site_tasks.privatise import TrainedPrivately, privatise, seed_of
 from site_tasks.seal import seal
 
@@ -85,8 +85,9 @@ def release(
     Raises
     ------
     PrivacyError
-        ``privacy.not-permitted``, ``privacy.seeded``, ``privacy.ceiling`` or ``privacy.mechanism``
-        before anything is drawn; ``privacy.ledger`` where the ledger does not hold.
+        ``privacy.not-permitted``, ``privacy.seeded``, ``privacy.ceiling``, ``privacy.clock``,
+        ``privacy.differencing`` or ``privacy.mechanism`` before anything is drawn;
+        ``privacy.ledger`` where the ledger does not hold.
     ProtocolError
         ``protocol.conflict`` where other bytes were published under ``key`` before.
 
@@ -107,19 +108,30 @@ def release(
         inputs=inputs,
         params=context.params,
     )
-    subject = Subject(identity, context.federation, context.run, step.round, step.name, fingerprint)
+    subject = Subject(
+        identity,
+        context.federation,
+        context.run,
+        step.round,
+        step.name,
+        fingerprint,
+        home.settings.dataset.lineage,
+        context.params.federation.requester,
+    )
     costs = dict(costs or {})
     ledger = open_ledger(home, context.cache)
     path = home.releases / identity
+    terms = permissions.terms(context, home)
     with _alone(home, identity):
+        anchor.check(step, context, home, ledger)
         state = ledger.find(identity)
-        data = _stored(path, home, identity, state)
+        data = _stored(path, home, identity, state) or _published(path, context, key, state)
+        ledger.admit(subject, terms)
         if data is None:
             attempt = 0
             if costs:
-                limit = permissions.ceiling(context, home)
-                planned = [costs[name] for name in sorted(costs)]
-                attempt = ledger.reserve(subject, planned, ceiling=limit)
+                asked = [costs[name] for name in sorted(costs)]
+                attempt = ledger.reserve(subject, asked, terms=terms)
             update = privatise(make(), privacy, seed=seed_of(privacy, identity))
             made = {n: e for n, e in update.events.items() if e["event"] != "exact"}
             if made != {name: event.to_dict() for name, event in costs.items()}:
@@ -129,6 +141,7 @@ def release(
                     "State what every part costs when it is released (costs).",
                     site=home.name,
                 )
+            _only_permitted(update.events, home)
             paper = receipt(identity, privacy, update.events, permissions.delta(context, home))
             bound = {
                 "federation": context.federation,
@@ -142,7 +155,7 @@ def release(
             }
             data = seal({**(meta or {}), **bound}, update, home.key())
             _persist(path, data, durable=bool(costs))
-            ledger.commit(subject, digest(data), attempt=attempt, receipt=paper)
+            ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)
         elif costs and state.attempts == 0:
             raise PrivacyError(
                 "privacy.ledger",
@@ -153,7 +166,9 @@ def release(
             )
         elif state.artefact is None:
             paper = _header(data, home)["receipt"]
-            ledger.commit(subject, digest(data), attempt=state.attempts, receipt=paper)
+            attempt = state.attempts if costs else 0
+            ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)
+        anchor.show(step, context, home, ledger)
     return context.store.put(context.key(key), data)
 
 
@@ -175,7 +190,7 @@ def open_ledger(home: SiteHome, cache: dict[Any, Any] | None = None) -> Ledger:
                 "Restore private/ledger.sqlite from the site's backup.",
                 site=home.name,
             )
-        cache[name] = Ledger(home.ledger_path, home.name)
+        cache[name] = Ledger(home.ledger_path, home.name, home.key())
     ledger: Ledger = cache[name]
     return ledger
 
@@ -241,6 +256,33 @@ def _stored(path: Path, home: SiteHome, identity: str, state: State) -> bytes | 
         return data if _header(data, home)["release_id"] == identity else None
     except ProtocolError:
         return None  # torn by a crash of the machine before its commit
+
+
+def _published(path: Path, context: RunContext, key: str, state: State) -> bytes | None:
+    """Bytes that were committed and published, where the site's own copy of them is gone.
+
+    The exchange store holds them to the digest that the ledger names: no second noise is drawn.
+    """
+    if state.artefact is None:
+        return None
+    data = context.store.find(context.key(key))
+    if data is None or digest(data) != state.artefact:
+        return None
+    _persist(path, data, durable=True)
+    return data
+
+
+def _only_permitted(events: Mapping[str, Mapping[str, Any]], home: SiteHome) -> None:
+    """Exact counts of evaluations leave only where ``site.toml`` says so."""
+    exact = events.get("evaluation", {}).get("event") == "exact"
+    if exact and not home.settings.permissions.evaluation:
+        raise PrivacyError(
+            "privacy.not-permitted",
+            f"Site {home.name}: permissions.evaluation in site.toml keeps exact counts of "
+            "evaluations at the site.",
+            "Change the plan, or let the site's steward change site.toml.",
+            site=home.name,
+        )
 
 
 def _header(data: bytes, home: SiteHome) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from folkmoot.sections import Section, parse
 
 __all__ = [
     "AnonymisationSettings",
+    "Ceilings",
     "Dataset",
     "Permissions",
     "SiteSettings",
@@ -40,6 +41,8 @@ class Dataset(Section):
     """Parquet file, relative to the site's folder; DVC tracks it."""
     revision: str | None = None
     """Git revision of the site's repository whose dataset is used; the working copy when absent."""
+    lineage: Name = "main"
+    """The people whose rows these are. All versions under one name spend one budget: give it a new name for new people only."""
 
     @model_validator(mode="after")
     def _inside(self) -> Self:
@@ -69,11 +72,40 @@ class Permissions(Section):
     minimum_sites: Annotated[int, Field(ge=1)] = 2
     """Fewest sites in a federation for this site to take part."""
     epsilon_ceiling: Positive | None = None
-    """Most epsilon of all releases together, at `delta`; with one, `none` and `clip` are refused."""
+    """Most epsilon of all releases of one lineage together, at `delta`; with one, `none` and `clip` are refused."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """Delta at which `epsilon_ceiling` counts."""
+    """Delta at which ceilings count."""
+    differencing: bool = False
+    """Whether plans without differential privacy may use two versions of one lineage: subtracting their sums can give the changed rows back exactly."""
+    evaluation: bool = True
+    """Whether exact counts of a model's results on held-out rows may leave."""
+    coordinator: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Public key that the coordinator of a run must have; any when absent."""
     seeded: bool = False
     """Whether noise from a seed is allowed: NOT PRIVATE, for tests and studies on public data."""
+
+
+class Ceilings(Section):
+    """Further ceilings on epsilon, each over the releases of one lineage and at `permissions.delta`."""
+
+    federation: Positive | None = None
+    """Most epsilon for any one federation."""
+    requester: Positive | None = None
+    """Most epsilon for any one requester (`federation.requester` of the plan)."""
+    period: Positive | None = None
+    """Most epsilon within `days`, of all releases."""
+    days: Annotated[int, Field(ge=1)] = 365
+    """Length of the period: today and the days before it (UTC)."""
+    federations: dict[Name, Positive] = {}
+    """Ceilings for federations by name, instead of `federation`."""
+    requesters: dict[Name, Positive] = {}
+    """Ceilings for requesters by name, instead of `requester`."""
+
+    @property
+    def any(self) -> bool:
+        """Whether one is set."""
+        limits = (self.federation, self.requester, self.period)
+        return bool(self.federations or self.requesters) or limits != (None, None, None)
 
 
 class AnonymisationSettings(Section):
@@ -114,6 +146,10 @@ class SiteSettings(Section):
     """What the site lets a plan ask of it."""
     anonymisation: AnonymisationSettings = AnonymisationSettings()
     """What the steward asks of anonymisation, and has answered about the site's columns."""
+    ceilings: Ceilings = Ceilings()
+    """Most epsilon per federation, requester and period."""
+    pins: dict[str, bool | int | float | str | list[str]] = {}
+    """Settings of a plan that must have these values, by their names in params.yaml, such as "data.holdout.fraction"."""
 
 
 #: What was read from a file that has not changed since: every step of a site asks for it.
@@ -156,6 +192,9 @@ def save_settings(settings: SiteSettings, path: Path) -> None:
     text += _table(settings, ("name", "simulated"))
     text += "\n[dataset]\n" + _table(settings.dataset)
     text += "\n[permissions]\n" + _table(settings.permissions)
+    text += "\n[ceilings]\n" + _table(settings.ceilings)
+    text += f"\n# {SiteSettings.model_fields['pins'].description}\n"
+    text += "[pins]\n" + tomli_w.dumps(settings.pins)
     text += "\n[anonymisation]\n" + _table(settings.anonymisation)
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
@@ -169,6 +208,10 @@ def _table(section: Section, names: tuple[str, ...] | None = None) -> str:
     lines = []
     for name in names or tuple(fields):
         value = getattr(section, name)
-        entry = f"# {name} =\n" if value is None else tomli_w.dumps({name: value})
+        if isinstance(value, dict):  # one line per table, so that the keys after it stay in place
+            pairs = ", ".join(tomli_w.dumps({k: v}).strip() for k, v in value.items())
+            entry = f"{name} = {{ {pairs} }}\n" if pairs else f"{name} = {{}}\n"
+        else:
+            entry = f"# {name} =\n" if value is None else tomli_w.dumps({name: value})
         lines.append(f"# {fields[name].description}\n{entry}")
     return "".join(lines)

@@ -171,7 +171,8 @@ def enrol(
 
     folder = workspace_of(workspace)
     path = folder / "roster.toml"
-    keys = dict(Roster.load(path).keys)
+    roster = Roster.load(path)
+    keys = dict(roster.keys)
     for text in public:
         name, key = _public(text, folder)
         if keys.get(name, key) != key and not replace:
@@ -184,7 +185,7 @@ def enrol(
         state = "is enrolled" if keys.get(name) != key else "was enrolled already"
         keys[name] = key
         typer.echo(f"Site {name} {state}.")
-    Roster(keys).save(path)
+    Roster(keys, roster.coordinator).save(path)
 
 
 @app.command()

@@ -28,6 +28,8 @@ class Federation(Section):
     """Fewest sites whose contributions close a round; all sites when null."""
     deadline_seconds: Annotated[int, Field(ge=1)] = 600
     """Seconds a site has for one task before its round goes on without it."""
+    requester: Name = "coordinator"
+    """Who asks for this training: a team, a study. Sites may bound epsilon by requester."""
     workspace: str = ".folkmoot"
     """Folder for everything that is not versioned with the project: embedded sites, runs, MLflow."""
     exchange: str | None = None

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from folkmoot.params import Params, Privacy
+from folkmoot.privacy.accountant import epsilon
 from folkmoot.privacy.events import Event, Gaussian, PureDP, from_dict
 from folkmoot.wire import canonical_json
 
-__all__ = ["charge", "receipt", "release_id"]
+__all__ = ["charge", "planned", "receipt", "release_id"]
 
 RELATION = "replace-one"
 #: Why exact numbers may stand beside private ones; a privacy officer reads this in the receipt.
@@ -41,6 +42,22 @@ def charge(privacy: Privacy, part: str = "update") -> dict[str, Event]:
     if privacy.mechanism == "diffprivlib" and privacy.epsilon is not None:
         return {part: PureDP(privacy.epsilon)}
     return {}
+
+
+def planned(params: Params) -> dict[Event, int]:
+    """What a whole run will charge each site at most, with counts; known before its first round.
+
+    Where ``privacy.epsilon`` is the budget of a run, rounds end before it would be passed.
+    """
+    events = charge(params.privacy).values()
+    rounds, budget = params.model.rounds, params.privacy.epsilon
+    if params.privacy.mechanism == "gaussian" and budget is not None:
+        delta, low = params.privacy.delta, 0
+        while low < rounds:  # the most rounds that fit, by halving
+            middle = (low + rounds + 1) // 2
+            fits = epsilon(dict.fromkeys(events, middle), delta)[0] <= budget
+            low, rounds = (middle, rounds) if fits else (low, middle - 1)
+    return dict.fromkeys(events, rounds) if rounds else {}
 
 
 def release_id(

@@ -15,6 +15,7 @@ from folkmoot.identity import Roster
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, encode
+from pipelines.coordinator import anchors
 from pipelines.coordinator.aggregate import initialiser
 from pipelines.coordinator.collect import collect, fold
 from pipelines.coordinator.fits import check_statistics
@@ -64,6 +65,7 @@ def open_run(
     context = RunContext(run, params, contract, known, store, workspace)
     try:
         store.put(context.key(keys.RUN), canonical_json(values))
+        anchors.at_opening(context)
     except ProtocolError as error:
         if error.code != "protocol.conflict":
             raise
@@ -80,7 +82,9 @@ def open_run(
 
 def _opening(run: str, params: Params, contract: Contract, roster: Roster) -> dict[str, Any]:
     """What ``run.json`` holds; of the roster the members alone."""
+    own = {} if roster.coordinator is None else {"coordinator": roster.coordinator}
     return {
+        **own,
         "run": run,
         "federation": params.federation.name,
         "params": params.model_dump(mode="json"),

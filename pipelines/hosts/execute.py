@@ -57,7 +57,9 @@ def open_context(run: str, federation: str, store: ExchangeStore, workspace: Pat
         values = json.loads(data)
         params = Params.model_validate(values["params"])
         contract = Contract.model_validate(values["contract"])
-        roster = Roster({str(site): str(key) for site, key in values["roster"].items()})
+        known = {str(site): str(key) for site, key in values["roster"].items()}
+        own = values.get("coordinator")
+        roster = Roster(known, None if own is None else str(own))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ProtocolError(
             "protocol.format",

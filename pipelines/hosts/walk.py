@@ -58,7 +58,7 @@ def ensure_members(params: Params, workspace: Path, say: Callable[[str], None]) 
 
 
 def roster_for(workspace: Path) -> Roster:
-    """The federation's roster.
+    """The federation's roster, with this workspace's coordinator on it.
 
     Raises
     ------
@@ -72,4 +72,6 @@ def roster_for(workspace: Path) -> Roster:
             f"{workspace / 'roster.toml'} lists no site.",
             "Make sites with `folkmoot data make`, or enrol real ones with `folkmoot site enrol`.",
         )
-    return roster
+    from pipelines.coordinator.identity import with_coordinator
+
+    return with_coordinator(roster, workspace)

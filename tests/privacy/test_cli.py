@@ -59,7 +59,9 @@ def test_verify_holds_and_then_finds_an_edit(site: Site) -> None:
     assert "3 entries and 1 stored releases hold" in invoke(site, "verify", "site-a")
     with sqlite3.connect(site.home.ledger_path) as db:
         db.execute("DROP TRIGGER no_update")
-        db.execute("UPDATE entries SET charge = '[]' WHERE kind = 'reserve'")
+        db.execute(
+            "UPDATE entries SET content = replace(content, '2.0', '9.0') WHERE kind = 'reserve'"
+        )
         db.execute(
             "CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, ''); END"
         )

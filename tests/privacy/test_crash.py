@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import folkmoot.exchange
-import folkmoot.privacy.ledger
 import site_tasks.privatise
 import site_tasks.release
 import site_tasks.seal
 from folkmoot.exchange import ExchangeStore
 from folkmoot.plan import keys
+from folkmoot.privacy.ledger import audit, book, ceilings, clock, entries, store, totals
 from site_tasks.home import SiteHome
 from site_tasks.release import check_releases, open_ledger
 
@@ -30,7 +30,7 @@ TRACED = {
     module.__file__
     for module in (
         folkmoot.exchange,
-        folkmoot.privacy.ledger,
+        *(audit, book, ceilings, clock, entries, store, totals),
         site_tasks.privatise,
         site_tasks.release,
         site_tasks.seal,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from folkmoot.errors import PrivacyError, TransientError
 from folkmoot.privacy.events import Event, Gaussian
-from folkmoot.privacy.ledger import Ceiling, Ledger, Subject
+from folkmoot.privacy.ledger import Ceiling, Ledger, Subject, Terms
 
+KEY = Ed25519PrivateKey.generate()
 RECEIPT = {"mechanism": "gaussian", "unaccounted": {}}
 
 
@@ -21,7 +22,7 @@ def subject(number: int) -> Subject:
 
 
 def filled(path: Path, count: int = 5) -> Ledger:
-    ledger = Ledger(path, "site-a")
+    ledger = Ledger(path, "site-a", KEY)
     for number in range(count):
         attempt = ledger.reserve(subject(number), [Gaussian(4.0)])
         ledger.commit(subject(number), "d" * 64, attempt=attempt, receipt=RECEIPT)
@@ -49,13 +50,13 @@ def test_what_was_written_is_found_again(tmp_path: Path) -> None:
     assert ledger.find(subject(3).release_id).artefact == "d" * 64
     assert ledger.find("0" * 60 + "beef").attempts == 0
     assert [entry.kind for entry in ledger.entries()][:3] == ["open", "reserve", "commit"]
-    again = Ledger(tmp_path / "ledger.sqlite", "site-a")
+    again = Ledger(tmp_path / "ledger.sqlite", "site-a", KEY)
     assert again.head() == ledger.head()
     assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o077 == 0
 
 
 def test_reserved_counts_as_spent_and_every_attempt_counts(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.sqlite", "site-a")
+    ledger = Ledger(tmp_path / "ledger.sqlite", "site-a", KEY)
     assert ledger.spent(1e-5) == (0.0, "none")
     assert ledger.reserve(subject(1), [Gaussian(4.0)]) == 1
     once, _ = ledger.spent(1e-5)
@@ -71,13 +72,13 @@ def test_committing_twice_is_committing_once(tmp_path: Path) -> None:
 
 
 def test_the_ceiling_is_checked_before_anything_is_written(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.sqlite", "site-a")
+    ledger = Ledger(tmp_path / "ledger.sqlite", "site-a", KEY)
     ceiling = Ceiling(2.0, 1e-5)  # one Gaussian of 4 costs 0.94, four 1.99
     for number in range(4):
-        ledger.reserve(subject(number), [Gaussian(4.0)], ceiling=ceiling)
+        ledger.reserve(subject(number), [Gaussian(4.0)], terms=Terms((ceiling,)))
     before = ledger.head()
     with pytest.raises(PrivacyError) as caught:
-        ledger.reserve(subject(4), [Gaussian(4.0)], ceiling=ceiling)
+        ledger.reserve(subject(4), [Gaussian(4.0)], terms=Terms((ceiling,)))
     assert caught.value.code == "privacy.ceiling"
     for figure in ("ceiling is 2,", "1.993 is spent", "asked"):
         assert figure in caught.value.message
@@ -96,7 +97,11 @@ def test_sqlite_itself_refuses_changes(tmp_path: Path, statement: str) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE entries SET charge = '[]' WHERE seq = 3",
+        "UPDATE entries SET state = '' WHERE seq = 3",
+        "UPDATE entries SET signature = replace(signature, '0', '1') WHERE seq = 3",
+        "UPDATE totals SET weight = 0.01",
+        "DELETE FROM totals WHERE scope = 'lineage'",
+        "INSERT INTO totals VALUES ('version', 'main', 'x', '', 1, 0.0)",
         "UPDATE entries SET content = replace(content, '4.0', '9.0') WHERE seq = 3",
         "UPDATE entries SET time = '2000-01-01T00:00:00Z' WHERE seq = 3",
         "UPDATE entries SET attempt = 7 WHERE seq = 3",
@@ -111,7 +116,7 @@ def test_edits_are_found(tmp_path: Path, statement: str) -> None:
     filled(path).close()
     tamper(path, statement)
     with pytest.raises(PrivacyError) as caught:
-        Ledger(path, "site-a").verify()
+        Ledger(path, "site-a", KEY).verify()
     assert caught.value.code == "privacy.ledger"
 
 
@@ -122,20 +127,20 @@ def test_lost_guards_are_found(tmp_path: Path) -> None:
         db.execute("DROP TRIGGER no_delete")
     db.close()
     with pytest.raises(PrivacyError, match="guards"):
-        Ledger(path, "site-a").verify()
+        Ledger(path, "site-a", KEY).verify()
 
 
 def test_another_sites_ledger_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "ledger.sqlite").close()
     with pytest.raises(PrivacyError, match="not the ledger of site site-b"):
-        Ledger(tmp_path / "ledger.sqlite", "site-b")
+        Ledger(tmp_path / "ledger.sqlite", "site-b", KEY)
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"not a database, but long enough to look at" * 100)
     with pytest.raises(PrivacyError) as caught:
-        Ledger(path, "site-a")
+        Ledger(path, "site-a", KEY)
     assert caught.value.code == "privacy.ledger"
 
 
@@ -153,10 +158,15 @@ def test_a_locked_ledger_can_be_tried_again(tmp_path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(TransientError) as caught:
-        Ledger(path, "site-a", timeout=0.05).reserve(subject(9), [Gaussian(4.0)])
+        Ledger(path, "site-a", KEY, timeout=0.05).reserve(subject(9), [Gaussian(4.0)])
     assert caught.value.code == "transient.locked"
     other.close()
-    assert Ledger(path, "site-a").reserve(subject(9), [Gaussian(4.0)]) == 1
+    assert Ledger(path, "site-a", KEY).reserve(subject(9), [Gaussian(4.0)]) == 1
+
+
+def at(monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
+    """Set the site's clock."""
+    monkeypatch.setattr("folkmoot.privacy.ledger.clock.time.time", lambda: moment)
 
 
 def test_content_digests_agree_between_hosts(
@@ -164,21 +174,42 @@ def test_content_digests_agree_between_hosts(
 ) -> None:
     """Equal releases at another time have equal content digests, and another chain."""
     one = filled(tmp_path / "one.sqlite")
-    real = time.gmtime
-    monkeypatch.setattr("folkmoot.privacy.ledger.time.gmtime", lambda: real(0))
+    at(monkeypatch, 4e9)
     two = filled(tmp_path / "two.sqlite")
     assert [e.digest for e in one.entries()] == [e.digest for e in two.entries()]
     assert one.head() != two.head()
-    assert two.verify() == 11  # a clock that went back is no reason to refuse
+    assert two.verify() == 11
+
+
+def test_a_clock_that_was_set_back_stops_every_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at(monkeypatch, 4e9)
+    ledger = filled(tmp_path / "ledger.sqlite")
+    before = ledger.head()
+    at(monkeypatch, 4e9 - 61)
+    for act in (
+        lambda: ledger.admit(subject(9), Terms()),
+        lambda: ledger.reserve(subject(9), [Gaussian(4.0)]),
+        lambda: ledger.commit(subject(9), "e" * 64, receipt=RECEIPT),
+    ):
+        with pytest.raises(PrivacyError) as caught:
+            act()
+        assert caught.value.code == "privacy.clock"
+    assert ledger.head() == before
+    at(monkeypatch, 4e9 - 30)  # as time synchronisation may do: the order of entries stays
+    ledger.reserve(subject(9), [Gaussian(4.0)])
+    assert ledger.verify() == 12
+    assert ledger.entries()[-1].time == ledger.entries()[-2].time
 
 
 def _spend(path: Path, start: int, barrier: object) -> None:
-    ledger = Ledger(path, "site-a")
+    ledger = Ledger(path, "site-a", KEY)
     barrier.wait()  # type: ignore[attr-defined]
     charge: list[Event] = [Gaussian(4.0)]
     for number in range(start, start + 10):
         try:
-            ledger.reserve(subject(number), charge, ceiling=Ceiling(5.0, 1e-5))
+            ledger.reserve(subject(number), charge, terms=Terms((Ceiling(5.0, 1e-5),)))
         except PrivacyError:
             break
 
@@ -194,15 +225,15 @@ def test_processes_share_one_ledger_and_one_ceiling(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    ledger = Ledger(path, "site-a")
+    ledger = Ledger(path, "site-a", KEY)
     reserved = ledger.verify() - 1
     spent, _ = ledger.spent(1e-5)
     assert spent <= 5.0
-    fits = Ledger(tmp_path / "alone.sqlite", "site-a")
+    fits = Ledger(tmp_path / "alone.sqlite", "site-a", KEY)
     for number in range(reserved):
-        fits.reserve(subject(number), [Gaussian(4.0)], ceiling=Ceiling(5.0, 1e-5))
+        fits.reserve(subject(number), [Gaussian(4.0)], terms=Terms((Ceiling(5.0, 1e-5),)))
     with pytest.raises(PrivacyError):
-        fits.reserve(subject(99), [Gaussian(4.0)], ceiling=Ceiling(5.0, 1e-5))
+        fits.reserve(subject(99), [Gaussian(4.0)], terms=Terms((Ceiling(5.0, 1e-5),)))
 
 
 def test_a_fork_opens_the_ledger_for_itself(tmp_path: Path) -> None:
@@ -213,4 +244,6 @@ def test_a_fork_opens_the_ledger_for_itself(tmp_path: Path) -> None:
     child.join()
     assert child.exitcode == 0
     assert ledger.reserve(subject(7), [Gaussian(4.0)]) == 2
-    assert ledger.verify() == 5
+    kinds = [entry.kind for entry in ledger.entries()][3:]
+    assert kinds == ["reserve", "abandon", "reserve"]
+    assert ledger.verify() == 6

@@ -105,7 +105,7 @@ def test_more_rounds_leave_earlier_releases_as_they_were(site: Site) -> None:
 
 
 def test_the_ceiling_stops_before_anything_is_computed(site: Site) -> None:
-    context = site.context(*GAUSSIAN)
+    context = site.context(*GAUSSIAN, "model.linear.rounds=1")
     one, _ = epsilon([_event(site)], 1e-5)
     site.permit(epsilon_ceiling=one * 1.01)
     site.release(context)
@@ -206,7 +206,8 @@ def test_a_failed_computation_releases_nothing_and_stays_charged(site: Site) -> 
     assert kinds(site) == ["open", "reserve"]
     site.release(context)
     attempts = [entry.attempt for entry in open_ledger(site.home).entries()]
-    assert attempts == [0, 1, 2, 2]
+    assert attempts == [0, 1, 1, 2, 2]
+    assert kinds(site) == ["open", "reserve", "abandon", "reserve", "commit"]
 
 
 def test_stored_bytes_that_were_changed_are_not_published(site: Site) -> None:
@@ -218,9 +219,20 @@ def test_stored_bytes_that_were_changed_are_not_published(site: Site) -> None:
     path.write_bytes(data)
     with pytest.raises(PrivacyError, match="changed after its commit"):
         check_releases(site.home, open_ledger(site.home))
-    with pytest.raises(ProtocolError) as caught:
-        site.release(context)  # makes and pays anew, and finds the true bytes published
-    assert caught.value.code == "protocol.conflict"
+    before = kinds(site)
+    site.release(context)  # finds the true bytes published, and draws nothing anew
+    assert (site.made, kinds(site)) == (1, before)
+    assert check_releases(site.home, open_ledger(site.home)) == 1
+
+
+def test_stored_bytes_that_are_nowhere_are_made_and_paid_anew(site: Site) -> None:
+    context = site.context(*GAUSSIAN)
+    site.release(context)
+    (path,) = (p for p in site.home.releases.iterdir() if not p.name.startswith("."))
+    path.unlink()
+    shutil.rmtree(site.workspace / "exchange")
+    site.release(context)
+    assert kinds(site) == ["open", "reserve", "commit", "reserve", "commit"]
 
 
 def test_a_ledger_that_is_gone_stops_every_release(site: Site) -> None:
@@ -267,12 +279,9 @@ def test_a_rewound_ledger_takes_nothing_more(site: Site, round: int) -> None:
     open_ledger(site.home, context.cache).close()
     _rewind(site, older)
     made = site.made
-    if round == 1:  # both copies hold it: known bytes, nothing is written
-        site.release(site.context(*GAUSSIAN), round=1)
-    else:
-        with pytest.raises(PrivacyError, match="rewound") as caught:
-            site.release(site.context(*GAUSSIAN), round=round)
-        assert caught.value.code == "privacy.ledger"
+    with pytest.raises(PrivacyError, match="rewound") as caught:
+        site.release(site.context(*GAUSSIAN), round=round)
+    assert caught.value.code == "privacy.ledger"
     assert site.made == made
     with pytest.raises(PrivacyError, match="rewound"):
         check_releases(site.home, open_ledger(site.home))

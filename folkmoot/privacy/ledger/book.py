@@ -1,0 +1,372 @@
+"""The ledger itself: reserve, commit, abandon; what was spent; whether it holds.
+
+A release with a cost has two entries, ``reserve`` before any noise is drawn and ``commit`` once its
+bytes are safe; what is reserved counts as spent, whatever happens next.  An attempt that came to
+nothing gets an ``abandon`` when the next one begins: it stays spent.  A release without a cost has
+the ``commit`` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from folkmoot.errors import PrivacyError
+from folkmoot.identity import public_text
+from folkmoot.privacy.accountant import count, epsilon
+from folkmoot.privacy.events import Event
+from folkmoot.privacy.ledger import audit, ceilings, clock, entries
+from folkmoot.privacy.ledger import totals as running
+from folkmoot.privacy.ledger.ceilings import Ceiling, Outlook, Terms
+from folkmoot.privacy.ledger.entries import GENESIS, Entry, Head, State, Subject
+from folkmoot.privacy.ledger.store import LAST, Store, broken
+from folkmoot.wire import canonical_json
+
+__all__ = ["Ledger"]
+
+_INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_OF_RELEASE = "SELECT kind, attempt, content FROM entries WHERE release_id = ? ORDER BY seq"
+_FREE = Terms()
+
+
+class Ledger:
+    """A site's ledger; safe under threads, forks and concurrent processes.
+
+    Parameters
+    ----------
+    path : Path
+        SQLite file, on a local disk; made where absent.
+    site : str
+        Site that it must belong to.
+    key : Ed25519PrivateKey, optional
+        The site's, to sign entries with; without it the ledger can only be read.
+    timeout : float
+        Seconds to wait for another process.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.ledger`` where the file is another site's, signed by another key, or no ledger.
+    TransientError
+        Where it stays locked by another process, or the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        site: str,
+        key: Ed25519PrivateKey | None = None,
+        *,
+        timeout: float = 30.0,
+    ) -> None:
+        self.path = Path(path)
+        self.site = site
+        self._key = key
+        self._public = None if key is None else public_text(key)
+        self._store = Store(self.path, site, timeout, first=self._first, opened=self._own)
+        with self._store.reading():
+            pass
+
+    @property
+    def head_path(self) -> Path:
+        """File that notes the last entry."""
+        return self._store.head_path
+
+    # Before a release --------------------------------------------------------------------------
+
+    def find(self, release_id: str) -> State:
+        """State of a release; O(log entries)."""
+        with self._store.reading() as db:
+            rows = db.execute(_OF_RELEASE, (release_id,)).fetchall()
+        artefact = None
+        for kind, _, content in rows:
+            if kind == "commit":
+                artefact = str(json.loads(content)["artefact"])
+        return State(sum(kind == "reserve" for kind, _, _ in rows), artefact)
+
+    def admit(self, subject: Subject, terms: Terms) -> None:
+        """Whether a release may be begun at all; writes nothing.
+
+        Raises
+        ------
+        PrivacyError
+            ``privacy.clock``; ``privacy.differencing``; ``privacy.ceiling`` where the whole plan
+            would not fit; ``privacy.ledger`` where the ledger was rewound or its totals edited.
+        """
+        with self._store.reading() as db:
+            self._store.check_note(db)
+            when = clock.now_after(self._last(db)[2], self.site)
+            if terms.exact or terms.planned:
+                self._hold(subject, terms, self._totals(db), db, when)
+
+    def reserve(self, subject: Subject, charge: Sequence[Event], *, terms: Terms = _FREE) -> int:
+        """Charge a release before anything is drawn; spent from here on, whatever happens.
+
+        Returns
+        -------
+        int
+            Number of the attempt, from 1.
+
+        Raises
+        ------
+        PrivacyError
+            ``privacy.ceiling`` (with ceiling, spent and asked), ``privacy.differencing`` or
+            ``privacy.clock``, before anything is written.
+        """
+        with self._store.transaction() as db:
+            totals, when = self._totals(db), clock.now_after(self._last(db)[2], self.site)
+            self._hold(subject, terms, totals, db, when, note=True)
+            asked = count(charge)
+            self._refuse(terms.ceilings, totals, asked, subject, when, "release")
+            rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
+            attempts: int = sum(kind == "reserve" for kind, _, _ in rows)
+            if attempts and (rows[-1][0], rows[-1][1]) == ("reserve", attempts):
+                self._append(db, "abandon", subject, attempts, (), {}, totals, when)
+            values = [event.to_dict() for event in charge]
+            self._append(db, "reserve", subject, attempts + 1, values, {}, totals, when)
+        return attempts + 1
+
+    # After it ----------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        subject: Subject,
+        artefact: str,
+        *,
+        attempt: int = 0,
+        receipt: Mapping[str, Any],
+        terms: Terms = _FREE,
+    ) -> None:
+        """Write down that the bytes of a release, with digest ``artefact``, are safe.
+
+        Committing the same bytes again changes nothing.  ``attempt`` is 0 without a charge.
+
+        Raises
+        ------
+        PrivacyError
+            ``privacy.differencing`` where another process used another version meanwhile.
+        """
+        with self._store.transaction() as db:
+            rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
+            commits = [json.loads(content) for kind, _, content in rows if kind == "commit"]
+            if not commits or commits[-1]["artefact"] != artefact:
+                when = clock.now_after(self._last(db)[2], self.site)
+                totals = self._totals(db)
+                if attempt == 0:
+                    self._hold(subject, terms, totals, db, when, note=True)
+                more = {"artefact": artefact, "receipt": dict(receipt)}
+                self._append(db, "commit", subject, attempt, (), more, totals, when)
+
+    def abandon(self, subject: Subject, attempt: int) -> None:
+        """Write down that an attempt came to nothing; what it reserved stays spent.
+
+        Nothing happens where the attempt was committed or abandoned before.
+        """
+        with self._store.transaction() as db:
+            rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
+            if rows and (rows[-1][0], rows[-1][1]) == ("reserve", attempt):
+                when = clock.now_after(self._last(db)[2], self.site)
+                totals = self._totals(db)
+                self._append(db, "abandon", subject, attempt, (), {}, totals, when)
+
+    # What it says ------------------------------------------------------------------------------
+
+    def spent(self, delta: float, lineage: str | None = None) -> tuple[float, str]:
+        """Epsilon of everything ever reserved, at ``delta``, and the accounting method.
+
+        ``lineage`` None takes the lineage that spent most: no person is in two of them.
+        """
+        with self._store.reading() as db:
+            totals = self._totals(db)
+        names = {key[1] for key in totals} if lineage is None else {lineage}
+        found = [epsilon(running.counts(totals, "lineage", n, [""]), delta) for n in sorted(names)]
+        return max(found, default=epsilon({}, delta), key=lambda pair: pair[0])
+
+    def lineages(self) -> dict[str, dict[Event, int]]:
+        """By lineage, the events that were charged; Gaussian ones folded into one."""
+        with self._store.reading() as db:
+            totals = self._totals(db)
+        names = sorted({key[1] for key in totals})
+        return {name: running.counts(totals, "lineage", name, [""]) for name in names}
+
+    def forecast(self, subject: Subject, terms: Terms) -> list[Outlook]:
+        """What ``terms.planned`` would cost under each of ``terms.ceilings``; writes nothing."""
+        with self._store.reading() as db:
+            totals = self._totals(db)
+            day = running.day_of(clock.now_after(self._last(db)[2], self.site))
+        planned = terms.planned
+        return [ceilings.outlook(c, totals, planned, subject, day) for c in terms.ceilings]
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries, oldest first, read as they are asked for."""
+        with self._store.reading() as db:
+            cursor = db.execute(audit.ALL)
+        for row in cursor:
+            yield Entry.of(row)
+
+    def head(self) -> tuple[int, str]:
+        """Number and chain value of the last entry."""
+        with self._store.reading() as db:
+            seq, chain, *_ = self._last(db)
+        return seq, chain
+
+    def signed_head(self) -> Head:
+        """The last entry as the site signed it: what the coordinator keeps of the ledger."""
+        with self._store.reading() as db:
+            seq, chain, _, _, signature = self._last(db)
+        return Head(seq, chain, signature)
+
+    def holds(self, seq: int, chain: str) -> bool:
+        """Whether the ledger has this entry; O(log entries)."""
+        with self._store.reading() as db:
+            row = db.execute("SELECT chain FROM entries WHERE seq = ?", (seq,)).fetchone()
+        return row is not None and row[0] == chain
+
+    def verify(self) -> int:
+        """Check every entry, digest, link, signature, total and guard; O(entries).
+
+        Returns
+        -------
+        int
+            Number of entries.
+
+        Raises
+        ------
+        PrivacyError
+            ``privacy.ledger``, naming the first entry that does not hold.
+        """
+        with self._store.reading() as db:
+            return audit.verify(db, self.site)
+
+    def close(self) -> None:
+        """Close the file; the ledger opens it again when it is next used."""
+        self._store.close()
+
+    # ------------------------------------------------------------------------------------------
+
+    def _hold(
+        self,
+        subject: Subject,
+        terms: Terms,
+        totals: running.Totals,
+        db: sqlite3.Connection,
+        when: str,
+        *,
+        note: bool = False,
+    ) -> None:
+        """Hold a release, and the plan it belongs to, against the site's terms."""
+        ceilings.refuse_differencing(terms, totals, subject, self.site)
+        if not terms.planned:
+            return
+        name = (subject.federation, subject.run, subject.lineage)
+        row = db.execute(
+            "SELECT planned FROM plans WHERE federation = ? AND run = ? AND lineage = ?", name
+        ).fetchone()
+        # A run may be prolonged: what is new of its plan has to fit.
+        before: dict[str, int] = {} if row is None else json.loads(row[0])
+        named = {canonical_json(e.to_dict()).decode(): (e, n) for e, n in terms.planned.items()}
+        more = {event: n - before.get(text, 0) for text, (event, n) in named.items()}
+        more = {event: n for event, n in more.items() if n > 0}
+        if more:
+            rounds = max(more.values())
+            what = f"plan of run {subject.run} ({rounds} charged release{'s' * (rounds > 1)})"
+            self._refuse(terms.ceilings, totals, more, subject, when, what)
+            if note:
+                planned = before | {
+                    text: max(n, before.get(text, 0)) for text, (_, n) in named.items()
+                }
+                text = canonical_json(planned).decode()
+                db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (*name, text))
+
+    def _refuse(
+        self,
+        limits: tuple[Ceiling, ...],
+        totals: running.Totals,
+        asked: Mapping[Event, int],
+        subject: Subject,
+        when: str,
+        what: str,
+    ) -> None:
+        day = running.day_of(when)
+        ceilings.refuse_over(limits, totals, asked, subject, day, site=self.site, what=what)
+
+    def _totals(self, db: sqlite3.Connection) -> running.Totals:
+        """The running totals, which must be those that the last entry was chained with."""
+        totals = running.read(db)
+        if running.state(totals) != self._last(db)[3]:
+            raise broken(self.site, "was changed: its totals are not those of its last entry")
+        return totals
+
+    def _append(
+        self,
+        db: sqlite3.Connection,
+        kind: str,
+        subject: Subject | None,
+        attempt: int,
+        charge: Sequence[Mapping[str, Any]],
+        more: Mapping[str, Any],
+        totals: running.Totals,
+        when: str,
+    ) -> None:
+        if self._key is None:
+            raise broken(self.site, "needs the site's signing key to take an entry")
+        last = db.execute(LAST).fetchone()
+        previous = (-1, GENESIS) if last is None else (last[0], last[1])
+        about = {**({} if subject is None else vars(subject)), **more}
+        state = "" if last is None else last[3]
+        if subject is not None:
+            content = {**about, "charge": charge}
+            changed = running.add(totals, content, running.day_of(when))
+            if changed:
+                running.write(db, changed)
+                state = running.state(totals)
+        row = entries.make(
+            kind,
+            about,
+            attempt,
+            charge,
+            previous=previous,
+            when=when,
+            state=state,
+            site=self.site,
+            key=self._key,
+        )
+        db.execute(_INSERT, row)
+
+    def _first(self, db: sqlite3.Connection) -> None:
+        """The entry that says whose ledger it is."""
+        when = clock.now_after(None, self.site)
+        self._append(db, "open", None, 0, (), {"key": self._public}, {}, when)
+
+    def _own(self, db: sqlite3.Connection) -> None:
+        """Another site's ledger, another key's or one of another format is refused."""
+        columns = {row[1] for row in db.execute("PRAGMA table_info(entries)")}
+        if "signature" not in columns:
+            raise PrivacyError(
+                "privacy.ledger",
+                f"The privacy ledger of site {self.site} was made by an earlier version of folkmoot, "
+                "without signatures.",
+                "Move it away with private/releases and export it with that version; for simulated "
+                "sites delete the workspace.",
+                site=self.site,
+            )
+        row = db.execute("SELECT content FROM entries WHERE seq = 0").fetchone()
+        content = {} if row is None else json.loads(row[0])
+        if content.get("site") != self.site:
+            raise broken(self.site, f"is not the ledger of site {self.site}")
+        if self._public is not None and content.get("key") != self._public:
+            raise broken(self.site, "was signed with another key than private/signing.key")
+
+    @staticmethod
+    def _last(db: sqlite3.Connection) -> tuple[int, str, str, str, str]:
+        row: tuple[int, str, str, str, str] = db.execute(LAST).fetchone()
+        return row

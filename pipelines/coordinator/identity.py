@@ -1,0 +1,34 @@
+"""The coordinator's signing key: made once per workspace, its public half in roster and run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from folkmoot.identity import Roster, load_key, new_key, public_text
+
+__all__ = ["coordinator_key", "with_coordinator"]
+
+
+def coordinator_key(workspace: Path) -> Ed25519PrivateKey:
+    """The key at ``coordinator/signing.key`` (mode 0600), made where there is none.
+
+    Raises
+    ------
+    ConfigError
+        Where the file is damaged.
+    """
+    path = workspace / "coordinator" / "signing.key"
+    if not path.exists():
+        try:
+            return new_key(path)
+        except FileExistsError:  # another process made it meanwhile
+            pass
+    return load_key(path)
+
+
+def with_coordinator(roster: Roster, workspace: Path) -> Roster:
+    """The roster with this workspace's coordinator on it."""
+    return replace(roster, coordinator=public_text(coordinator_key(workspace)))
