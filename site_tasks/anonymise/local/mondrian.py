@@ -1,0 +1,406 @@
+"""Strict multidimensional partitioning (Mondrian), with every cut chosen by what it saves.
+
+LeFevre, DeWitt, Ramakrishnan: Mondrian multidimensional k-anonymity (ICDE 2006), with two changes.
+A cut is not the median of the widest column: of all cuts of all columns that leave both sides
+private, the one is taken after which the rows lose least.  And a category is cut by sets of
+values, which are grown value by value, rather than by a hierarchy.
+
+The rows are distinct rows with counts: a strict partition never parts equal ones.  A step takes
+O(rows of the part · columns still open), a run O(distinct rows · columns · depth) time.  In parts of
+more than :data:`SAMPLE` distinct rows cuts are compared on every i-th of them.  No randomness: equal
+tables, in whatever order of rows, give equal classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from site_tasks.anonymise.local.compiled import Index, compiled, first_bit, last_bit, popcount
+from site_tasks.anonymise.local.conditions import holds
+
+__all__ = ["SAMPLE", "fill", "loss_of", "partition", "union"]
+
+SAMPLE = 16384
+_LEAST = 1e-9
+
+
+@compiled
+def union(into: Any, at: Any, table: Any, row: Any) -> None:
+    """Add the bits of ``table[row]`` to ``into[at]``; whole groups of four words."""
+    to, of = Index(at), Index(row)
+    for w in range(0, into.shape[1], 4):
+        p, q, r, s = Index(w), Index(w + 1), Index(w + 2), Index(w + 3)
+        a = into[to, p] | table[of, p]
+        b = into[to, q] | table[of, q]
+        c = into[to, r] | table[of, r]
+        d = into[to, s] | table[of, s]
+        into[to, p] = a
+        into[to, q] = b
+        into[to, r] = c
+        into[to, s] = d
+
+
+@compiled
+def _gather(
+    codes: Any, bits: Any, counts: Any, part: Any, columns: Any, sums: Any, weights: Any
+) -> Any:
+    """Add the rows of a part to the sums of their codes; the hot loop. Their number."""
+    start, end, step = part
+    seen = 0
+    for i in range(start, end, step):
+        row = Index(i)
+        rows = counts[row]
+        seen += rows
+        for x in range(columns.shape[0]):
+            weights[Index(codes[row, Index(columns[x])])] += rows
+    for w in range(0, bits.shape[1], 4):
+        p, q, r, s = Index(w), Index(w + 1), Index(w + 2), Index(w + 3)
+        for i in range(start, end, step):
+            row = Index(i)
+            a, b, c, d = bits[row, p], bits[row, q], bits[row, r], bits[row, s]
+            for x in range(columns.shape[0]):
+                code = Index(codes[row, Index(columns[x])])
+                sums[code, p] |= a
+                sums[code, q] |= b
+                sums[code, r] |= c
+                sums[code, s] |= d
+    return seen
+
+
+@compiled
+def loss_of(bits: Any, row: Any, first: Any, count: Any, mask: Any, kind: Any, unit: Any) -> Any:
+    """Summed loss of the cells that allow exactly what ``bits[row]`` holds."""
+    out = 0.0
+    for p in range(first.shape[0]):
+        w = first[p]
+        if count[p] == 1:
+            word = bits[Index(row), Index(w)] & mask[p]
+            if kind[p] == 0:
+                out += (popcount(word) - 1) * unit[p]
+            elif kind[p] == 2:
+                out += popcount(word) * unit[p]
+            elif word != 0:
+                out += (63 - last_bit(word) - first_bit(word)) * unit[p]
+            else:
+                out -= unit[p]  # nothing but the missing value
+        elif kind[p] == 0:
+            found = 0
+            for x in range(w, w + count[p]):
+                found += popcount(bits[row, x])
+            out += (found - 1) * unit[p]
+        else:
+            low = -1
+            high = -2
+            for x in range(count[p]):
+                word = bits[row, w + x]
+                if word != 0:
+                    if low < 0:
+                        low = 64 * x + first_bit(word)
+                    high = 64 * x + 63 - last_bit(word)
+            out += (high - low) * unit[p]
+    return out
+
+
+@compiled
+def fill(codes: Any, base: Any, table: Any, rows: Any, bits: Any) -> None:
+    """Rows of the table of the layout, and bits, of every row's codes."""
+    for i in range(codes.shape[0]):
+        for j in range(codes.shape[1]):
+            rows[i, j] = base[j] + codes[i, j]
+            union(bits, i, table, rows[i, j])
+
+
+@compiled
+def _clear(into: Any, at: Any) -> None:
+    for w in range(into.shape[1]):
+        into[at, w] = 0
+
+
+@compiled
+def _grow(
+    found: Any, n: Any, weights: Any, sums: Any, left: Any, right: Any, parts: Any, whole: Any
+) -> None:
+    """Order values so that each prefix, grown greedily, is a good set to part from the rest."""
+    first, count, mask, kind, unit = parts
+    grown = left.shape[0] - 1
+    _clear(left, grown)
+    taken = 0
+    for step in range(n - 1):
+        # right[i]: all that comes behind i; left[0]: what was passed over before i.
+        _clear(right, n)
+        for i in range(n - 1, step, -1):
+            for w in range(right.shape[1]):
+                right[i, w] = right[i + 1, w] if i < n - 1 else 0
+            union(right, i, sums, found[i])
+        _clear(left, 0)
+        best = np.inf
+        choice = step
+        for i in range(step, n):
+            for w in range(left.shape[1]):
+                left[1, w] = left[grown, w]
+                left[2, w] = left[0, w]
+            union(left, 1, sums, found[i])
+            if i < n - 1:
+                union(left, 2, right, i + 1)
+            rows = taken + weights[found[i]]
+            cost = rows * loss_of(left, 1, first, count, mask, kind, unit)
+            cost += (whole - rows) * loss_of(left, 2, first, count, mask, kind, unit)
+            if cost < best - _LEAST:
+                best = cost
+                choice = i
+            union(left, 0, sums, found[i])
+        value = found[choice]
+        for i in range(choice, step, -1):  # the others keep their order
+            found[i] = found[i - 1]
+        found[step] = value
+        union(left, grown, sums, value)
+        taken += weights[value]
+
+
+@compiled
+def partition(
+    codes: Any,
+    bits: Any,
+    counts: Any,
+    sensitive: Any,
+    k: Any,
+    base: Any,
+    ordered: Any,
+    parts: Any,
+    models: Any,
+    sample: Any,
+) -> Any:
+    """Cut until no cut is left that saves anything and keeps both sides private.
+
+    Parameters
+    ----------
+    codes : ndarray of int32, shape (m, q)
+        Distinct rows as rows of the table of the layout (``base[j]`` + code); permuted in place.
+    bits : ndarray of uint64, shape (m, words)
+        Their bits; permuted in place.
+    counts : ndarray of int64, shape (m,)
+        Rows of each; permuted in place.
+    sensitive : ndarray of int32, shape (m,)
+        Sensitive code of each; empty without models.  Permuted in place.
+    k : int
+        Rows of every class, at least; the whole table has as many and satisfies the models.
+    base, ordered, parts
+        See :class:`site_tasks.anonymise.local.layout.Layout`.
+    models : tuple
+        See :attr:`site_tasks.anonymise.local.conditions.Conditions.arrays`.
+    sample : int
+        Distinct rows of a part from which on every i-th is looked at.
+
+    Returns
+    -------
+    classes : ndarray of int32, shape (m,)
+        Class of every distinct row, in the order given; numbered by first appearance.
+    count : int
+    """
+    m, q = codes.shape
+    words = bits.shape[1]
+    kinds, figures, groups, total = models
+    values = total.shape[0] if kinds.shape[0] > 0 else 0
+    first, count, mask, kind, unit = parts
+    table = base[q]
+    widest = 0
+    for j in range(q):
+        widest = max(widest, base[j + 1] - base[j])
+    sums = np.zeros((table, words), np.uint64)
+    weights = np.zeros(table, np.int64)
+    spread = np.zeros((table, values), np.int64)
+    left = np.zeros((widest + 4, words), np.uint64)
+    right = np.zeros((widest + 4, words), np.uint64)
+    found = np.zeros(widest + 1, np.int64)
+    choice = np.zeros(widest + 1, np.int64)
+    one = np.zeros(values, np.int64)
+    other = np.zeros(values, np.int64)
+    here = np.zeros(values, np.int64)
+    goes = np.zeros(table, np.bool_)
+    open_columns = np.zeros(q, np.int64)
+    where = np.arange(m).astype(np.int32)
+    moved_codes = np.empty((m, q), np.int32)
+    moved_bits = np.empty((m, words), np.uint64)
+    moved_counts = np.empty(m, np.int64)
+    moved_where = np.empty(m, np.int32)
+    moved_sensitive = np.empty(sensitive.shape[0], np.int32)
+    classes = np.full(m, -1, np.int32)
+    made = 0
+    stack = np.zeros((128 + 2 * table, 3), np.int64)
+    stack[0, 1] = m
+    stack[0, 2] = sample
+    deep = 1
+    while deep > 0:
+        deep -= 1
+        start, end, sampled = stack[deep, 0], stack[deep, 1], stack[deep, 2]
+        step = max((end - start) // sampled, 1)
+        rows = 0
+        for i in range(start, end):
+            rows += counts[i]
+        cut = -1
+        opened = 0
+        if rows >= 2 * k and end - start > 1:
+            for j in range(q):
+                code = codes[start, j]
+                for i in range(start + 1, end):
+                    if codes[i, j] != code:
+                        open_columns[opened] = j
+                        opened += 1
+                        break
+        size = 0
+        if opened > 0:
+            part = (start, end, step)
+            seen = _gather(codes, bits, counts, part, open_columns[:opened], sums, weights)
+            if values > 0:
+                here[:] = 0
+                for i in range(start, end, step):
+                    s = sensitive[i]
+                    here[s] += counts[i]
+                    for x in range(opened):
+                        spread[codes[i, open_columns[x]], s] += counts[i]
+            best = np.inf
+            for x in range(opened):
+                j = open_columns[x]
+                n = 0
+                if end - start < (base[j + 1] - base[j]) // 8:
+                    for i in range(start, end, step):
+                        code = codes[i, j]
+                        if not goes[code]:
+                            goes[code] = True
+                            found[n] = code
+                            n += 1
+                    found[:n].sort()
+                    for i in range(n):
+                        goes[found[i]] = False
+                else:
+                    for code in range(base[j], base[j + 1]):
+                        if weights[code] > 0:
+                            found[n] = code
+                            n += 1
+                if n > 2 and not ordered[j]:
+                    _grow(found, n, weights, sums, left, right, parts, seen)
+                _clear(right, n)
+                for i in range(n - 1, 0, -1):
+                    for w in range(words):
+                        right[i, w] = right[i + 1, w] if i < n - 1 else 0
+                    union(right, i, sums, found[i])
+                _clear(left, 0)
+                if x == 0:  # what not cutting costs
+                    union(left, 0, sums, found[0])
+                    union(left, 0, right, 1)
+                    best = seen * loss_of(left, 0, first, count, mask, kind, unit) - _LEAST
+                    _clear(left, 0)
+                gone = 0
+                one[:] = 0
+                for i in range(n - 1):
+                    union(left, 0, sums, found[i])
+                    gone += weights[found[i]]
+                    for s in range(values):
+                        one[s] += spread[found[i], s]
+                    if gone < k:
+                        continue
+                    if seen - gone < k:
+                        break
+                    cost = gone * loss_of(left, 0, first, count, mask, kind, unit)
+                    cost += (seen - gone) * loss_of(right, i + 1, first, count, mask, kind, unit)
+                    if cost >= best:
+                        continue
+                    if values > 0:
+                        for s in range(values):
+                            other[s] = here[s] - one[s]
+                        if not holds(one, kinds, figures, groups, total):
+                            continue
+                        if not holds(other, kinds, figures, groups, total):
+                            continue
+                    best = cost
+                    cut = j
+                    size = i + 1
+                    for y in range(size):
+                        choice[y] = found[y]
+                for i in range(n):
+                    code = found[i]
+                    weights[code] = 0
+                    _clear(sums, code)
+                    for s in range(values):
+                        spread[code, s] = 0
+        if cut < 0:
+            if step > 1:  # look at all of it
+                stack[deep, 2] = end - start
+                deep += 1
+                continue
+            for i in range(start, end):
+                classes[where[i]] = made
+            made += 1
+            continue
+        for i in range(size):
+            goes[choice[i]] = True
+        if values > 0 and step > 1:
+            one[:] = 0
+            other[:] = 0
+            for i in range(start, end):
+                if goes[codes[i, cut]]:
+                    one[sensitive[i]] += counts[i]
+                else:
+                    other[sensitive[i]] += counts[i]
+            if not (
+                holds(one, kinds, figures, groups, total)
+                and holds(other, kinds, figures, groups, total)
+            ):
+                for i in range(size):
+                    goes[choice[i]] = False
+                stack[deep, 2] = end - start
+                deep += 1
+                continue
+        middle = start
+        aside = 0
+        for i in range(start, end):
+            if goes[codes[i, cut]]:
+                if middle != i:
+                    for j in range(q):
+                        codes[middle, j] = codes[i, j]
+                    for w in range(words):
+                        bits[middle, w] = bits[i, w]
+                    counts[middle] = counts[i]
+                    where[middle] = where[i]
+                    if values > 0:
+                        sensitive[middle] = sensitive[i]
+                middle += 1
+            else:
+                for j in range(q):
+                    moved_codes[aside, j] = codes[i, j]
+                for w in range(words):
+                    moved_bits[aside, w] = bits[i, w]
+                moved_counts[aside] = counts[i]
+                moved_where[aside] = where[i]
+                if values > 0:
+                    moved_sensitive[aside] = sensitive[i]
+                aside += 1
+        codes[middle:end] = moved_codes[:aside]
+        bits[middle:end] = moved_bits[:aside]
+        counts[middle:end] = moved_counts[:aside]
+        where[middle:end] = moved_where[:aside]
+        if values > 0:
+            sensitive[middle:end] = moved_sensitive[:aside]
+        for i in range(size):
+            goes[choice[i]] = False
+        # The larger side waits: the stack stays as shallow as a logarithm.
+        larger = 0 if middle - start > end - middle else 1
+        for side in range(2):
+            if (side == 0) == (larger == 0):
+                stack[deep, 0] = start
+                stack[deep, 1] = middle
+            else:
+                stack[deep, 0] = middle
+                stack[deep, 1] = end
+            stack[deep, 2] = sample
+            deep += 1
+    number = np.full(made, -1, np.int32)
+    given = 0
+    for i in range(m):
+        if number[classes[i]] < 0:
+            number[classes[i]] = given
+            given += 1
+        classes[i] = number[classes[i]]
+    return classes, made
