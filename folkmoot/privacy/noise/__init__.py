@@ -20,10 +20,17 @@ after, in total variation per number; the accountant charges that to delta.
 
 from __future__ import annotations
 
-from folkmoot.privacy.noise.discrete_gaussian import discrete_gaussian
+from folkmoot.privacy.noise.discrete_gaussian import discrete_gaussian, largest_draw
 from folkmoot.privacy.noise.discrete_laplace import discrete_laplace
 from folkmoot.privacy.noise.entropy import Entropy
 from folkmoot.privacy.noise.skellam import skellam
 from folkmoot.privacy.noise.tables import DISTANCE
 
-__all__ = ["DISTANCE", "Entropy", "discrete_gaussian", "discrete_laplace", "skellam"]
+__all__ = [
+    "DISTANCE",
+    "Entropy",
+    "discrete_gaussian",
+    "discrete_laplace",
+    "largest_draw",
+    "skellam",
+]

@@ -26,7 +26,7 @@ from folkmoot.errors import PrivacyError
 from folkmoot.privacy.noise.entropy import Entropy
 from folkmoot.privacy.noise.tables import CHUNK, ONE, WORD, Table, exp_minus, positive, size_of
 
-__all__ = ["SMOOTH", "discrete_gaussian"]
+__all__ = ["SMOOTH", "discrete_gaussian", "largest_draw"]
 
 #: Variance from which on a discrete Gaussian smooths the integers to within 2^-141.
 SMOOTH = 5
@@ -88,6 +88,12 @@ def discrete_gaussian(
             np.multiply(narrow, scale, out=product, dtype=np.int64)
             part += product
     return out.reshape(shape)
+
+
+def largest_draw(sigma: Fraction | float) -> int:
+    """Bound on the absolute value of every draw, some 15 sigma: the headroom of a fixed-point sum."""
+    exact = positive("sigma", sigma)
+    return sum(scale * table.largest for scale, table in _tables(exact * exact))
 
 
 @lru_cache(maxsize=32)

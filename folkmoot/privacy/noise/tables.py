@@ -51,6 +51,7 @@ class Table:
         sums = list(accumulate(weights))
         total = sums.pop()
         self._first = first
+        self.largest = max(abs(first), abs(first + len(sums)))
         # Value number j is drawn where exactly j boundaries lie at or below the uniform number.
         self._bounds = [(part << 192) // total for part in sums]
         high = np.array([min(b >> 176, _CELLS) for b in self._bounds], np.int64)
