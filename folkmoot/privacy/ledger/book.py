@@ -24,7 +24,7 @@ from folkmoot.privacy.ledger import audit, ceilings, clock, entries
 from folkmoot.privacy.ledger import totals as running
 from folkmoot.privacy.ledger.ceilings import Ceiling, Outlook, Terms
 from folkmoot.privacy.ledger.entries import GENESIS, Entry, Head, State, Subject
-from folkmoot.privacy.ledger.store import LAST, Store, broken
+from folkmoot.privacy.ledger.store import LAST, Store, Tail, broken
 from folkmoot.wire import canonical_json
 
 __all__ = ["Ledger"]
@@ -100,9 +100,10 @@ class Ledger:
         """
         with self._store.reading() as db:
             self._store.check_note(db)
-            when = clock.now_after(self._last(db)[2], self.site)
+            _, _, last, state, _ = self._last(db)
+            when = clock.now_after(last, self.site)
             if terms.exact or terms.planned:
-                self._hold(subject, terms, self._totals(db), db, when)
+                self._hold(subject, terms, self._totals(db, state), db, when)
 
     def reserve(self, subject: Subject, charge: Sequence[Event], *, terms: Terms = _FREE) -> int:
         """Charge a release before anything is drawn; spent from here on, whatever happens.
@@ -118,17 +119,18 @@ class Ledger:
             ``privacy.ceiling`` (with ceiling, spent and asked), ``privacy.differencing`` or
             ``privacy.clock``, before anything is written.
         """
-        with self._store.transaction() as db:
-            totals, when = self._totals(db), clock.now_after(self._last(db)[2], self.site)
+        with self._store.transaction() as tail:
+            db, when = tail.db, clock.now_after(tail.time, self.site)
+            totals = self._totals(db, tail.state)
             self._hold(subject, terms, totals, db, when, note=True)
             asked = count(charge)
             self._refuse(terms.ceilings, totals, asked, subject, when, "release")
             rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
             attempts: int = sum(kind == "reserve" for kind, _, _ in rows)
             if attempts and (rows[-1][0], rows[-1][1]) == ("reserve", attempts):
-                self._append(db, "abandon", subject, attempts, (), {}, totals, when)
+                self._append(tail, "abandon", subject, attempts, (), {}, when)
             values = [event.to_dict() for event in charge]
-            self._append(db, "reserve", subject, attempts + 1, values, {}, totals, when)
+            self._append(tail, "reserve", subject, attempts + 1, values, {}, when, totals)
         return attempts + 1
 
     # After it ----------------------------------------------------------------------------------
@@ -151,28 +153,29 @@ class Ledger:
         PrivacyError
             ``privacy.differencing`` where another process used another version meanwhile.
         """
-        with self._store.transaction() as db:
+        with self._store.transaction() as tail:
+            db = tail.db
             rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
             commits = [json.loads(content) for kind, _, content in rows if kind == "commit"]
             if not commits or commits[-1]["artefact"] != artefact:
-                when = clock.now_after(self._last(db)[2], self.site)
-                totals = self._totals(db)
-                if attempt == 0:
+                when = clock.now_after(tail.time, self.site)
+                totals = None
+                if attempt == 0:  # else the reservation was held, and entered the version
+                    totals = self._totals(db, tail.state)
                     self._hold(subject, terms, totals, db, when, note=True)
                 more = {"artefact": artefact, "receipt": dict(receipt)}
-                self._append(db, "commit", subject, attempt, (), more, totals, when)
+                self._append(tail, "commit", subject, attempt, (), more, when, totals)
 
     def abandon(self, subject: Subject, attempt: int) -> None:
         """Write down that an attempt came to nothing; what it reserved stays spent.
 
         Nothing happens where the attempt was committed or abandoned before.
         """
-        with self._store.transaction() as db:
-            rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
+        with self._store.transaction() as tail:
+            rows = tail.db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
             if rows and (rows[-1][0], rows[-1][1]) == ("reserve", attempt):
-                when = clock.now_after(self._last(db)[2], self.site)
-                totals = self._totals(db)
-                self._append(db, "abandon", subject, attempt, (), {}, totals, when)
+                when = clock.now_after(tail.time, self.site)
+                self._append(tail, "abandon", subject, attempt, (), {}, when)
 
     # What it says ------------------------------------------------------------------------------
 
@@ -299,53 +302,53 @@ class Ledger:
         day = running.day_of(when)
         ceilings.refuse_over(limits, totals, asked, subject, day, site=self.site, what=what)
 
-    def _totals(self, db: sqlite3.Connection) -> running.Totals:
+    def _totals(self, db: sqlite3.Connection, state: str | None = None) -> running.Totals:
         """The running totals, which must be those that the last entry was chained with."""
         totals = running.read(db)
-        if running.state(totals) != self._last(db)[3]:
+        if running.state(totals) != (self._last(db)[3] if state is None else state):
             raise broken(self.site, "was changed: its totals are not those of its last entry")
         return totals
 
     def _append(
         self,
-        db: sqlite3.Connection,
+        tail: Tail,
         kind: str,
         subject: Subject | None,
         attempt: int,
         charge: Sequence[Mapping[str, Any]],
         more: Mapping[str, Any],
-        totals: running.Totals,
         when: str,
+        totals: running.Totals | None = None,
     ) -> None:
+        """Write an entry behind ``tail``; into ``totals`` too where it may change them."""
         if self._key is None:
             raise broken(self.site, "needs the site's signing key to take an entry")
-        last = db.execute(LAST).fetchone()
-        previous = (-1, GENESIS) if last is None else (last[0], last[1])
         about = {**({} if subject is None else vars(subject)), **more}
-        state = "" if last is None else last[3]
-        if subject is not None:
+        if totals is not None:
             content = {**about, "charge": charge}
             changed = running.add(totals, content, running.day_of(when))
             if changed:
-                running.write(db, changed)
-                state = running.state(totals)
+                running.write(tail.db, changed)
+                tail.state = running.state(totals)
         row = entries.make(
             kind,
             about,
             attempt,
             charge,
-            previous=previous,
+            previous=(tail.seq, tail.chain),
             when=when,
-            state=state,
+            state=tail.state,
             site=self.site,
             key=self._key,
         )
-        db.execute(_INSERT, row)
+        tail.db.execute(_INSERT, row)
+        tail.seq, tail.chain, tail.time = row[0], row[7], when
 
     def _first(self, db: sqlite3.Connection) -> None:
         """The entry that says whose ledger it is."""
         when = clock.now_after(None, self.site)
-        self._append(db, "open", None, 0, (), {"key": self._public}, {}, when)
+        tail = Tail(db, -1, GENESIS, when, "")
+        self._append(tail, "open", None, 0, (), {"key": self._public}, when)
 
     def _own(self, db: sqlite3.Connection) -> None:
         """Another site's ledger, another key's or one of another format is refused."""

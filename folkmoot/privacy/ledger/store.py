@@ -12,11 +12,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from folkmoot.errors import FolkmootError, PrivacyError, TransientError
 
-__all__ = ["Store", "broken"]
+__all__ = ["LAST", "Store", "Tail", "broken"]
 
 _SCHEMA = (
     """CREATE TABLE entries (
@@ -37,6 +38,17 @@ _SCHEMA = (
 )
 LAST = "SELECT seq, chain, time, state, signature FROM entries ORDER BY seq DESC LIMIT 1"
 _NOTE = 80  # bytes of ledger.head: always written whole, in place, within one sector
+
+
+@dataclass
+class Tail:
+    """The end of the chain, inside a transaction."""
+
+    db: sqlite3.Connection
+    seq: int
+    chain: str
+    time: str
+    state: str
 
 
 class Store:
@@ -88,8 +100,10 @@ class Store:
             yield self._open()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[Tail]:
         """Alone among all processes; durable at the end, undone by any exception.
+
+        Yields the end of the chain; whoever appends moves it on.
 
         Raises
         ------
@@ -101,15 +115,15 @@ class Store:
             db.execute("BEGIN IMMEDIATE")
             try:
                 self.check_note(db)
-                yield db
-                seq, chain, *_ = db.execute(LAST).fetchone()
+                tail = Tail(db, *db.execute(LAST).fetchone()[:4])
+                yield tail
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
             # In place and without fsync: an older note names an entry that is there as well.
-            os.pwrite(self._note, _note(seq, chain), 0)
+            os.pwrite(self._note, _note(tail.seq, tail.chain), 0)
 
     def check_note(self, db: sqlite3.Connection) -> None:
         """The ledger must hold the last entry that was noted; O(log entries)."""
