@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from dataclasses import replace
 
 from folkmoot.contract import Column, Contract, Hierarchy
 from folkmoot.hierarchies.build import mapped, prefixes
@@ -73,8 +75,8 @@ def _made(column: Column) -> ValueHierarchy:
     if values is not None:
         _only(source, spec, {"levels", "prefixes", "table"}, "categories")
         if spec.table:
-            rows = ValueHierarchy.of_rows(spec.table, source, ordered=column.ordered)
-            return rows.restricted(values)
+            tree = ValueHierarchy.of_rows(spec.table, source).restricted(values)
+            return replace(tree, ordered=column.ordered)
         if spec.prefixes:
             return prefixes(source, values, spec.prefixes)
         return mapped(source, values, spec.levels, ordered=column.ordered)
@@ -107,17 +109,14 @@ def _made(column: Column) -> ValueHierarchy:
 
 def _listed(source: str, table: list[list[str]], lower: float, upper: float) -> ValueHierarchy:
     """Whole numbers with a row each, as ARX lists ages; groups must be runs of neighbours."""
-    rows = ValueHierarchy.of_rows(table, source, ordered=True)
+    rows = ValueHierarchy.of_rows(table, source)  # in any order
     try:
         domain = tuple(int(value) for value in rows.domain)
     except ValueError:
         raise fault(source, "lists values that are no whole numbers") from None
-    wanted = range(int(-(-lower // 1)), int(upper // 1) + 1)
-    found = ValueHierarchy(source, domain, rows.groups, rows.labels, True).restricted(wanted)
-    for level, groups in enumerate(found.groups, 1):
-        if (groups[1:] < groups[:-1]).any():
-            raise fault(source, f"has a group at level {level} that is no run of neighbours")
-    return found
+    tree = ValueHierarchy(source, domain, rows.groups, rows.labels)
+    found = tree.restricted(range(math.ceil(lower), math.floor(upper) + 1))
+    return replace(found, ordered=True)
 
 
 def _only(source: str, spec: Hierarchy, allowed: set[str], kind: str) -> None:

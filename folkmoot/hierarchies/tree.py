@@ -65,6 +65,10 @@ class ValueHierarchy:
                     self.source,
                     f"divides a group of level {level - 1} between groups of level {level}",
                 )
+            if self.ordered and (np.diff(coarser) < 0).any():
+                raise fault(
+                    self.source, f"has a group at level {level} that is no run of neighbours"
+                )
 
     @property
     def depth(self) -> int:
