@@ -1,0 +1,73 @@
+"""Sealed shares: authenticated encryption from one site to another, bound to run, sender, receiver.
+
+X25519 between the two sites' sealing keys of the run, HKDF-SHA256, AES-128-GCM.  The sealing keys
+are signed by their sites, so a box that opens was sealed by its sender for this receiver and run;
+the coordinator that carries it can withhold it, and nothing else.
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from folkmoot.errors import ProtocolError
+from folkmoot.secure.masks import agree, hkdf
+from folkmoot.wire import canonical_json
+
+__all__ = ["OVERHEAD", "open_box", "seal_box"]
+
+#: Bytes that a box is longer than its content.
+OVERHEAD = 16
+
+
+def seal_box(
+    content: bytes, own: X25519PrivateKey, other: bytes, context: object, sender: str, receiver: str
+) -> bytes:
+    """Encrypt ``content`` for one receiver; O(bytes).
+
+    Parameters
+    ----------
+    content : bytes
+        Sealed once per context, sender and receiver: the nonce is part of the derived key.
+    own, other : X25519PrivateKey, bytes
+        The sender's sealing key, the receiver's public one.
+    context : JSON value
+        What the box is bound to besides: federation, run, round, digest of the set-up's key list.
+    sender, receiver : str
+        Names of the sites.
+    """
+    key, nonce, bound = _key(own, other, context, sender, receiver, receiver)
+    return AESGCM(key).encrypt(nonce, content, bound)
+
+
+def open_box(
+    box: bytes, own: X25519PrivateKey, other: bytes, context: object, sender: str, receiver: str
+) -> bytes:
+    """Content of :func:`seal_box`; ``own`` is the receiver's key, ``other`` the sender's.
+
+    Raises
+    ------
+    ProtocolError
+        ``secure.share``, naming the sender, for a box that was changed, swapped, reflected or
+        sealed for another run or receiver.
+    """
+    key, nonce, bound = _key(own, other, context, sender, receiver, sender)
+    try:
+        return AESGCM(key).decrypt(nonce, box, bound)
+    except InvalidTag:
+        raise ProtocolError(
+            "secure.share",
+            f"The share that site {sender} sealed for site {receiver} cannot be opened: it was "
+            "altered, or sealed for another run, round or site.",
+            "Find out who carried it; the set-up must be done again in a new run.",
+            site=sender,
+        ) from None
+
+
+def _key(
+    own: X25519PrivateKey, other: bytes, context: object, sender: str, receiver: str, whose: str
+) -> tuple[bytes, bytes, bytes]:
+    values = {"context": context, "sender": sender, "receiver": receiver}
+    derived = hkdf(agree(own, other, whose), "box", values, 28)
+    return derived[:16], derived[16:], canonical_json(values)

@@ -1,0 +1,175 @@
+"""Open a sum, at the coordinator: add the masked vectors, take off what did not cancel.
+
+Off come the self-masks of the survivors, and the pair masks that survivors share with members that
+are missing.  A recovered seed is held against its commitment and a recovered key against its public
+half, so that false shares are noticed; the result is exact or there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
+
+from folkmoot.errors import ProtocolError, RoundError
+from folkmoot.identity import Roster, verify
+from folkmoot.secure import shamir
+from folkmoot.secure.graph import Neighbours
+from folkmoot.secure.masks import SEED_BYTES, Binding, add_masks, commitment, pair_key, self_key
+from folkmoot.secure.setup import SEED_WORDS, WORDS, Announced, Dealt, holders_of
+from folkmoot.wire import decode
+
+__all__ = ["Answer", "leftover_masks", "open_answer", "unmask"]
+
+Words = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Shares that one site revealed: of seeds of survivors, of keys of missing members."""
+
+    seeds: Mapping[str, Words]
+    keys: Mapping[str, Words]
+
+
+def open_answer(
+    data: bytes, binding: Binding, site: str, listed: str, survivors: Iterable[str], roster: Roster
+) -> Answer:
+    """Check an answer; ``listed`` is the digest of the survivor list.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.signature``, ``protocol.mismatch`` or ``protocol.format``, naming the site.
+    """
+    what = f"The answer of site {site}"
+    artefact = decode(verify(data, roster.key(site), what=what), kind="secure-answer")
+    meta = dict(artefact.meta)
+    try:
+        seeds, keys = meta.pop("seeds"), meta.pop("keys")
+        fit = meta == {**binding.to_dict(), "site": site, "list": listed}
+        alive = set(survivors)
+        fit &= set(seeds) <= alive and not alive & set(keys)
+        arrays = artefact.arrays
+        out = []
+        for names, array, width in (
+            (seeds, arrays["seeds"], SEED_WORDS),
+            (keys, arrays["keys"], WORDS - SEED_WORDS),
+        ):
+            fit &= array.dtype == np.uint32 and len(set(names)) == len(names)
+            fit &= array.shape == ((len(names), width) if names else (0,))
+            out.append(dict(zip(names, array, strict=True)))
+    except (KeyError, TypeError, ValueError):
+        fit = False
+    if not fit:
+        raise ProtocolError(
+            "protocol.mismatch",
+            f"{what} is about another sum or list than was asked for.",
+            "Treat it as replayed; run the site's step again.",
+            site=site,
+        )
+    return Answer(*out)
+
+
+def leftover_masks(
+    binding: Binding,
+    index: int,
+    survivors: Sequence[str],
+    answers: Mapping[str, Answer],
+    *,
+    members: frozenset[str],
+    graph: Neighbours,
+    announced: Mapping[str, Announced],
+    dealt: Mapping[str, Dealt],
+) -> tuple[list[bytes], list[bytes]]:
+    """Keys of the masks to add to the sum and to subtract; O(survivors + missing · degree).
+
+    Raises
+    ------
+    RoundError
+        ``secure.threshold`` where too few sites answered; the sum stays closed.
+    ProtocolError
+        ``secure.share`` where shares are false and too few true ones are left.
+    """
+    add: list[bytes] = []
+    subtract: list[bytes] = []
+    for site in sorted(survivors):
+        shares = {w: a.seeds[site] for w, a in answers.items() if site in a.seeds}
+
+        def is_seed(secret: bytes, site: str = site) -> bool:
+            return commitment(secret, binding, site) == dealt[site].commitments[index]
+
+        seed = _reconstruct(site, shares, graph, SEED_BYTES, is_seed)
+        subtract.append(self_key(seed, binding, site))
+    alive = set(survivors)
+    for site in sorted(members - alive):
+        near = [other for other in graph.of(site) if other in alive]
+        if not near:
+            continue
+        shares = {w: a.keys[site] for w, a in answers.items() if site in a.keys}
+
+        def is_key(secret: bytes, site: str = site) -> bool:
+            public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+            return public == announced[site].masks[index]
+
+        own = X25519PrivateKey.from_private_bytes(_reconstruct(site, shares, graph, 32, is_key))
+        for other in near:
+            key = pair_key(own, announced[other].masks[index], binding, (site, other), other)
+            # The survivor added it where its name is the smaller, and subtracted it elsewhere.
+            (subtract if other < site else add).append(key)
+    return add, subtract
+
+
+def unmask(
+    total: NDArray[Any], add: Sequence[bytes], subtract: Sequence[bytes], *, threads: int = 1
+) -> None:
+    """Add and subtract masks in place, in parts of the vector side by side; O(masks · bytes).
+
+    Masks are streams, so that a thread takes some of the masks over all of the vector rather than
+    all masks over some of it.
+    """
+    signed = [*((key, True) for key in add), *((key, False) for key in subtract)]
+    if threads < 2 or len(signed) < 2 * threads:
+        add_masks(total, add, subtract)
+        return
+
+    def some(part: Sequence[tuple[bytes, bool]]) -> NDArray[Any]:
+        own = np.zeros_like(total)
+        add_masks(own, [k for k, up in part if up], [k for k, up in part if not up])
+        return own
+
+    with ThreadPoolExecutor(threads) as pool:
+        for own in pool.map(some, [signed[i::threads] for i in range(threads)]):
+            np.add(total, own, out=total)
+
+
+def _reconstruct(
+    site: str, shares: Mapping[str, Words], graph: Neighbours, size: int, fits: Any
+) -> bytes:
+    """A secret of a site from shares by holder; tries other subsets where some are false."""
+    points = {holder: i for i, holder in enumerate(holders_of(graph, site), 1)}
+    have = sorted(holder for holder in shares if holder in points)
+    if len(have) < graph.threshold:
+        raise RoundError(
+            "secure.threshold",
+            f"{len(have)} sites gave their share for site {site}, {graph.threshold} are needed; "
+            "the sum stays closed and nothing of it was revealed.",
+            "Wait for the missing sites' answers, or go on with the next round.",
+        )
+    for first in range(len(have) if len(have) > graph.threshold else 1):
+        chosen = sorted((have[first:] + have[:first])[: graph.threshold])
+        stack = np.stack([shares[holder] for holder in chosen])[:, None, :]
+        found = shamir.combine(stack, [points[holder] for holder in chosen], size)
+        if found is not None and fits(found[0]):
+            return found[0]
+    raise ProtocolError(
+        "secure.share",
+        f"The shares of site {site}'s secret do not give the one that it announced.",
+        "At least one site dealt or returned false shares; leave the site out of the next run.",
+        site=site,
+    )
