@@ -1,0 +1,1 @@
+"""What can be learnt about a person from a table, before and after anonymisation."""
