@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from folkmoot.privacy.ledger import Ledger
     from site_tasks.home import SiteHome
 
-__all__ = ["check", "show"]
+__all__ = ["check", "hold", "show"]
 
 
 def check(step: Step, context: RunContext, home: SiteHome, ledger: Ledger) -> None:
@@ -28,15 +28,19 @@ def check(step: Step, context: RunContext, home: SiteHome, ledger: Ledger) -> No
         ``protocol.signature`` or ``protocol.mismatch`` for anchors that are not the coordinator's.
     """
     in_round = step.name.startswith("round-")
-    found = _anchors(context, step.round - 1 if in_round else step.round)
-    if home.name in found and not ledger.holds(*found[home.name]):
+    hold(home.name, ledger, _anchors(context, step.round - 1 if in_round else step.round))
+
+
+def hold(site: str, ledger: Ledger, anchors: anchor.Anchors) -> None:
+    """Raise ``privacy.ledger`` unless the ledger holds the anchored entry of its site."""
+    if site in anchors and not ledger.holds(*anchors[site]):
         raise PrivacyError(
             "privacy.ledger",
-            f"The privacy ledger of site {home.name} was rewound or copied: it does not hold its "
-            f"entry {found[home.name][0]}, which the coordinator has countersigned.",
+            f"The privacy ledger of site {site} was rewound or copied: it does not hold its "
+            f"entry {anchors[site][0]}, which the coordinator has countersigned.",
             "Restore private/ from its newest backup. Where none holds that entry, what was spent is "
             "not known: make a new site with a new key, and let it start with new people.",
-            site=home.name,
+            site=site,
         )
 
 

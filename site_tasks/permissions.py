@@ -46,6 +46,8 @@ def check(context: RunContext, home: SiteHome) -> None:
         raise _refusal(home, "minimum_sites", "asks for more sites than the federation has")
     if allowed.coordinator not in (None, context.roster.coordinator):
         raise _refusal(home, "coordinator", "names the key of another coordinator than this run's")
+    if context.params.privacy.evaluates == "exact" and not allowed.evaluation:
+        raise _refusal(home, "evaluation", "keeps exact counts on held-out rows at the site")
     _pinned(context, home)
     if params.privacy.seeded and not allowed.seeded:
         raise PrivacyError(
@@ -74,7 +76,7 @@ def terms(context: RunContext, home: SiteHome) -> Terms:
         ceilings(
             home, delta(context, home), context.federation, context.params.federation.requester
         ),
-        planned(context.params),
+        planned(context.params, context.contract),
         context.params.privacy.mechanism in EXACT,
         home.settings.permissions.differencing,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +13,15 @@ from folkmoot.privacy.events import Event
 from folkmoot.privacy.ledger import totals as running
 from folkmoot.privacy.ledger.entries import Subject
 
-__all__ = ["Ceiling", "Outlook", "Terms", "outlook", "refuse_differencing", "refuse_over"]
+__all__ = [
+    "Ceiling",
+    "Outlook",
+    "Terms",
+    "outlook",
+    "refuse_differencing",
+    "refuse_over",
+    "unspent",
+]
 
 _MOST_RUNS = 1 << 20
 
@@ -171,6 +180,8 @@ def outlook(
         many = {event: runs * count for event, count in planned.items()}
         return epsilon(_plus(events, many), ceiling.delta)[0] <= ceiling.epsilon
 
+    if ceiling.epsilon == math.inf:
+        return Outlook(ceiling, spent, after, method, None)
     low, high = 0, 1
     while high < _MOST_RUNS and fits(high):
         low, high = high, 2 * high
@@ -178,6 +189,11 @@ def outlook(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return Outlook(ceiling, spent, after, method, low)
+
+
+def unspent(about: Subject, terms: Terms) -> list[Outlook]:
+    """The outlook of a site that has no ledger yet."""
+    return [outlook(ceiling, {}, terms.planned, about, "1970-01-01") for ceiling in terms.ceilings]
 
 
 def _plus(events: Mapping[Event, int], more: Mapping[Event, int]) -> dict[Event, int]:
