@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from folkmoot.contract import Contract
 from folkmoot.errors import DataError
@@ -18,13 +18,14 @@ from folkmoot.features import feature_space
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step
 from folkmoot.updates import Part, Statistics
-from folkmoot.wire import Artefact
+from folkmoot.wire import Artefact, canonical_json
 from folkmoot.wire import decode as decode_artefact
 from folkmoot.wire import encode as encode_artefact
 from site_tasks.home import SiteHome
 from site_tasks.prepared import (
     Prepared,
     Stages,
+    accounted,
     enough_rows,
     find_prepared,
     read_json,
@@ -32,6 +33,9 @@ from site_tasks.prepared import (
     write_folder,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from site_tasks.anonymise.job import Job
 
 __all__ = ["anonymise", "encode", "prepare_again", "validate", "version"]
 
@@ -134,7 +138,11 @@ def _validated(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -
 
         # Public settings that no data can mend are refused before the data is read.
         feature_space(context.contract, context.params.anonymisation, context.params.model.kind)
+        from site_tasks.anonymise.scan import scan_table
+
         report = validate_table(_dataset(record), context.contract)
+        findings = scan_table(_dataset(record), context.contract)
+        report = {**report, "findings": [[f.column, f.kind] for f in findings]}
         _unchanged(record)
         with write_folder(folder) as part:
             write_json(part / "report.json", report)
@@ -145,25 +153,67 @@ def _anonymised(
     context: RunContext, home: SiteHome, record: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Path]:
     """Report, and the table: the dataset itself where nothing has to change."""
+    from site_tasks.anonymise.table import pinned
+
     folder = home.work / "anonymised" / _stages(context, record).anonymised
     table = folder / "table.parquet"
+    pinned(home, context.contract, context.params.anonymisation)
+    validated = _validated(context, home, record)
+    _answered(home, validated)
     report = read_json(folder / "report.json")
     if report is None:
-        from site_tasks.anonymise.generalise import Report, anonymise, needed, stability
+        from site_tasks.anonymise.generalise import needed
+        from site_tasks.anonymise.job import Report
+        from site_tasks.anonymise.table import anonymise_table
 
-        rows = _validated(context, home, record)["rows"]
-        settings = context.params.anonymisation
         with write_folder(folder) as part:
-            if needed(context.contract, settings):
-                made = anonymise(
-                    _dataset(record), part / table.name, context.contract, settings, home.secret()
-                )
+            if needed(context.contract, context.params.anonymisation):
+                made = anonymise_table(_job(context, home, record, part / table.name))
             else:
-                made = Report(rows, 0, stability(settings))
+                made = Report(validated["rows"], 0, 1)
             _unchanged(record)
             report = made.to_dict()
             write_json(part / "report.json", report)
     return report, table if table.exists() else _dataset(record)
+
+
+def _answered(home: SiteHome, validated: Mapping[str, Any]) -> None:
+    """Every finding of the identifier scan has its answer in site.toml."""
+    if validated["findings"]:
+        from site_tasks.anonymise.scan import Finding, demand_answers
+
+        findings = [Finding(column, kind) for column, kind in validated["findings"]]
+        demand_answers(findings, home.settings.anonymisation.accepted, home.name)
+
+
+def _job(context: RunContext, home: SiteHome, record: Mapping[str, Any], target: Path) -> Job:
+    """What is anonymised; earlier versions count unless their difference is accounted for."""
+    from site_tasks.anonymise.job import Job
+    from site_tasks.anonymise.series import series_name
+
+    settings, own = context.params.anonymisation, home.settings
+    secret = home.secret()
+    series = None
+    if settings.k > 1 and not accounted(context.params):
+        name = series_name(
+            secret,
+            own.dataset.lineage.encode(),
+            context.contract.digest().encode(),
+            canonical_json(settings.model_dump(mode="json")),
+        )
+        series = home.private / "series" / f"{name}.npz"
+    population = own.anonymisation.population
+    return Job(
+        _dataset(record),
+        target,
+        context.contract,
+        settings,
+        secret,
+        record["fingerprint"],
+        series,
+        None if population is None else home.root / population,
+        home.name,
+    )
 
 
 def _encoded(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> Prepared:

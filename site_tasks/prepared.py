@@ -38,6 +38,7 @@ __all__ = [
     "Part",
     "Prepared",
     "Stages",
+    "accounted",
     "enough_rows",
     "load_prepared",
     "run_record",
@@ -46,7 +47,7 @@ __all__ = [
 
 Part = Literal["train", "test"]
 #: Raised with every change to what the steps make of the same rows.
-FORMAT = 1
+FORMAT = 2
 #: Prepared versions kept per stage; older ones are made again when asked for.
 KEEP = 4
 
@@ -67,7 +68,8 @@ class Stages:
     def of(fingerprint: str, contract: Contract, params: Params) -> Stages:
         """Names for a dataset version under a contract and params; O(contract)."""
         validated = _name("validate", fingerprint, contract.digest())
-        anonymised = _name("anonymise", validated, params.anonymisation.model_dump(mode="json"))
+        settings = params.anonymisation.model_dump(mode="json")
+        anonymised = _name("anonymise", validated, settings, accounted(params))
         encoded = _name(
             "encode",
             anonymised,
@@ -76,6 +78,15 @@ class Stages:
             params.data.precision,
         )
         return Stages(validated, anonymised, encoded)
+
+
+def accounted(params: Params) -> bool:
+    """Whether what leaves is noise with a budget, which composes over versions of a dataset.
+
+    Otherwise earlier anonymised versions count (``site_tasks.anonymise.series``); they would leave
+    the stability of suppression without a bound.
+    """
+    return params.privacy.mechanism not in {"none", "clip"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +104,9 @@ class Prepared:
     digest : str
         Names dataset version, contract and preparation together (``Stages.encoded``).
     stability : int
-        Most prepared rows that one row of the dataset adds or removes (symmetric distance);
-        multiplies the sensitivity of whatever is computed from them.
+        Most prepared rows that one row of the dataset adds, removes or changes (symmetric
+        distance); multiplies the sensitivity of whatever is computed from them.  The number of rows
+        where nothing else bounds it.
     folder : Path
         Private folder of the arrays.
     """

@@ -75,8 +75,8 @@ class Anonymisation(Section):
     """Generalisation level per quasi-identifier, into the contract's hierarchy; 0 keeps the value. With `agreed` the lowest levels that may be settled on."""
     suppression_limit: Share = 0.05
     """Largest share of a site's rows that may be suppressed; with `agreed` beyond what each site would suppress at its own optimum."""
-    method: Literal["greedy", "strict", "relaxed", "microaggregation"] = "greedy"
-    """Engine of `local`: cuts chosen by loss, strict or relaxed Mondrian, or micro-aggregation (MDAV)."""
+    method: Literal["mondrian", "relaxed", "microaggregation"] = "mondrian"
+    """Engine of `local`: strict Mondrian with cuts chosen by what they save, `relaxed` Mondrian, which may part equal rows, or micro-aggregation (MDAV) for ordered columns."""
     sensitive: str | None = None
     """Column that the models below protect, where the contract has several sensitive ones or none."""
     l_diversity: LDiversity | None = None

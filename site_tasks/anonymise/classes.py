@@ -77,6 +77,10 @@ class ClassSizes:
         """Rows in classes smaller than ``k``."""
         return int(self.counts[self.counts < k].sum())
 
+    def index(self, columns: Columns) -> Codes:
+        """Number of the class of every row of a chunk; O(rows · log classes)."""
+        return np.searchsorted(self.keys, self._key.code(columns)).astype(np.int64)
+
     def of(self, columns: Columns) -> Codes:
         """Size of the class of every row of a chunk; O(rows · log classes)."""
         return self.counts[np.searchsorted(self.keys, self._key.code(columns))]

@@ -1,8 +1,9 @@
 """Global generalisation by public hierarchies, and suppression of small equivalence classes.
 
 Every quasi-identifier is generalised to one level for the whole table (full-domain
-generalisation; Samarati & Sweeney 1998), then the rows of equivalence classes smaller than k are
-suppressed.  Two passes over the file: one counts classes, one writes.
+generalisation; Samarati & Sweeney 1998), then the rows of equivalence classes that break a model are
+suppressed.  Three passes over the file: two find classes, one writes, under the eyes of the obvious
+checker.
 
 The joint with the steps around it: :func:`anonymise` turns a validated Parquet file into one that
 follows ``folkmoot.generalisation.generalised(contract, …)``, without direct identifiers (or with
@@ -11,17 +12,15 @@ pseudonyms), with the original row number as column :data:`ROW` where rows were 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.contract import Contract
+from folkmoot.contract import Column, Contract
 from folkmoot.conversion import changes, converted
-from folkmoot.errors import DataError
 from folkmoot.generalisation import (
     categories_at,
     check_levels,
@@ -31,53 +30,59 @@ from folkmoot.generalisation import (
     level_of,
 )
 from folkmoot.params import Anonymisation
-from site_tasks.anonymise.classes import ClassSizes, count_classes
-from site_tasks.anonymise.identifiers import converted_chunks
-from site_tasks.pseudonymise import pseudonym_key, pseudonymise
+from site_tasks.anonymise.chosen import chosen_models, sensitive_column
+from site_tasks.anonymise.classes import count_classes
+from site_tasks.anonymise.coded import encode
+from site_tasks.anonymise.columns import column_of
+from site_tasks.anonymise.identifiers import (
+    converted_chunks,
+    identified_chunks,
+    kept_columns,
+    kept_fields,
+)
+from site_tasks.anonymise.job import Job, Report, too_few, within_limit
+from site_tasks.anonymise.models import Model, Table, check, settled
+from site_tasks.anonymise.population import people_per_class, population_chunks
+from site_tasks.anonymise.series import (
+    NEW,
+    RETIRED,
+    Keys,
+    Series,
+    difference,
+    row_hashes,
+    row_keys,
+    settle,
+)
+from site_tasks.anonymise.verify import Checker
 from site_tasks.table import ROW, row_count, schema_of, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["Report", "anonymise", "needed", "stability"]
+__all__ = ["anonymise", "generalise_frame", "needed", "stability"]
+
+Classes = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What anonymisation did to a table; stays at the site.
-
-    Parameters
-    ----------
-    rows, suppressed : int
-        Rows before, and rows left out.
-    stability : int
-        See :func:`stability`.
-    """
-
-    rows: int
-    suppressed: int
-    stability: int
-
-    def to_dict(self) -> dict[str, int]:
-        """As JSON values."""
-        return asdict(self)
-
-
-def stability(anonymisation: Anonymisation) -> int:
+def stability(job: Job) -> int:
     """Most rows that one row of the input adds to the result or removes from it.
 
     In symmetric distance, as OpenDP counts: dropping, pseudonyms and generalisation touch each row
-    alone, which is 1.  Suppression is k-stable: a row that leaves a class of k takes the k - 1
-    others with it.
+    alone, which is 1.  Suppression by k alone is k-stable: a row that leaves a class of k takes the
+    k - 1 others with it.  Models of sensitive values, and earlier versions that must be respected,
+    let one row take a class of any size with it: no bound but the number of rows.
     """
-    return anonymisation.k
+    if job.settings.extra or (job.series is not None and job.settings.k > 1):
+        return max(row_count(job.source), 1)
+    return job.settings.k
 
 
 def needed(contract: Contract, anonymisation: Anonymisation) -> bool:
     """Whether :func:`anonymise` would change a table at all."""
     return bool(
         anonymisation.k > 1
+        or anonymisation.extra
         or contract.with_role("direct_identifier")
         or contract.with_role("dropped")
         or any(map(changes, contract.columns))
@@ -85,21 +90,25 @@ def needed(contract: Contract, anonymisation: Anonymisation) -> bool:
     )
 
 
-def anonymise(
-    source: Path, target: Path, contract: Contract, anonymisation: Anonymisation, secret: bytes
-) -> Report:
-    """Write the anonymised table; O(rows · columns), memory O(chunk + equivalence classes).
+@dataclass(frozen=True)
+class _Found:
+    """Classes of a table: of every row, what stands for each class, sensitive codes, row keys."""
+
+    classes: Classes
+    cells: NDArray[np.float64]
+    sensitive: NDArray[np.int32] | None
+    domain: tuple[Any, ...]
+    keys: Keys
+    people: NDArray[np.int64] | None
+
+
+def anonymise(job: Job) -> Report:
+    """Write the anonymised table; O(rows · columns), memory O(chunk + rows integers).
 
     Parameters
     ----------
-    source, target : Path
-        Validated Parquet file, and the file to write.
-    contract : Contract
-        Roles, hierarchies.
-    anonymisation : Anonymisation
-        Levels, k, limit of suppression, what happens to identifiers.
-    secret : bytes
-        The site's secret, for pseudonyms.
+    job : Job
+        With ``settings.recoding`` ``public``, or ``agreed`` once levels are settled.
 
     Returns
     -------
@@ -107,101 +116,212 @@ def anonymise(
 
     Raises
     ------
+    ConfigError
+        For models that contradict each other or the contract.
     DataError
-        ``data.suppression`` where more rows would be suppressed than the limit allows; nothing is
-        written then.
+        ``data.too-few-rows`` for fewer rows than k, ``data.suppression`` where more rows would be
+        suppressed than the limit allows, ``data.privacy-model``.
+    PrivacyError
+        ``privacy.unproven`` where the checker does not agree.
     """
-    check_levels(contract, anonymisation)
-    rows = row_count(source)
+    contract, settings = job.contract, job.settings
+    check_levels(contract, settings)
+    rows = row_count(job.source)
+    models = chosen_models(contract, settings)
+    visible = None
+    report = Report(rows, 0, stability(job))
+    if settings.k > 1 or settings.extra:
+        visible, report = _visible(job, rows, models)
+    write_table(
+        job.target,
+        _fields(job, suppressing=visible is not None),
+        _written(job, visible, models),
+    )
+    return report
+
+
+def _visible(job: Job, rows: int, models: tuple[Model, ...]) -> tuple[NDArray[np.bool_], Report]:
+    """Which rows may be published, and the report; remembers them in the series."""
+    settings = job.settings
+    if rows < settings.k:
+        raise too_few(rows, settings.k, job.site)
+    found = _classes(job, rows)
+    check(models, _described(job, found, rows), site=job.site)
+    series = Series() if job.series is None else Series.load(job.series)
+    classes, fresh = series.enter(job.fingerprint, found.keys)
+    if fresh:
+        new = np.flatnonzero(classes == NEW)
+        chosen = new[_holding(found, new, models)]
+        used, numbered = np.unique(found.classes[chosen], return_inverse=True)
+        cells = {"cells": found.cells[used]}
+        classes[chosen] = series.add(found.keys[chosen], numbered, cells)
+        if found.sensitive is not None:
+            asked = [model for model in models if model.reads != "presence"]
+            settle(series, classes, found.sensitive, len(found.domain) + 1, asked)
+    visible = classes >= 0
+    suppressed = rows - int(np.count_nonzero(visible))
+    retired = int(np.count_nonzero(classes == RETIRED))
+    waiting = suppressed - retired if series.later(job.fingerprint) else 0
+    within_limit(suppressed, rows, settings, waiting + retired)
+    if job.series is not None and fresh:
+        series.save(job.series)  # before the table: a version is what it is from here on
+    revealed = difference(series, job.fingerprint, settings.k)
+    report = Report(rows, suppressed, stability(job), waiting, retired, None, revealed)
+    return visible, report
+
+
+def _holding(found: _Found, new: NDArray[np.int64], models: tuple[Model, ...]) -> NDArray[np.bool_]:
+    """Which of the new rows are in classes that hold among the new rows alone."""
+    of, count = found.classes[new], len(found.cells)
+    sizes = np.bincount(of, minlength=count)
+    kept = settled([m for m in models if m.reads == "size"], sizes[:, None])
+    asked = [m for m in models if m.reads == "sensitive"]
+    if asked and found.sensitive is not None:
+        values = len(found.domain) + 1
+        flat = of * values + found.sensitive[new]
+        counts = np.bincount(flat, minlength=count * values).reshape(count, values)
+        kept &= settled(asked, np.where(kept[:, None], counts, 0))
+    asked = [m for m in models if m.reads == "presence"]
+    if asked and found.people is not None:
+        here = np.bincount(found.classes, minlength=count)
+        both = np.stack([np.maximum(found.people - here, 0), here], axis=1)
+        kept &= settled(asked, both) & (found.people >= here)
+    return np.asarray(kept[of])
+
+
+def _described(job: Job, found: _Found, rows: int) -> Table:
+    """What the check for contradictions needs to know of the table."""
+    column = sensitive_column(job.contract, job.settings)
+    values: tuple[int, ...] = ()
+    if found.sensitive is not None:
+        values = tuple(n for n in np.bincount(found.sensitive).tolist() if n)
+    return Table(
+        rows,
+        None if column is None else column.name,
+        values,
+        tuple(c.name for c in job.contract.with_role("quasi_identifier")),
+        None if found.people is None else int(found.people.sum()),
+    )
+
+
+def _classes(job: Job, rows: int) -> _Found:
+    contract, settings = job.contract, job.settings
     quasi = [column.name for column in contract.with_role("quasi_identifier")]
+    protected = sensitive_column(contract, settings)
+    secret = None if protected is None else column_of(protected)
+    names = [*quasi, *([] if secret is None or secret.name in quasi else [secret.name])]
+    if job.series is not None or not names:
+        names = kept_columns(contract, settings, identifiers=False)
+
+    def read() -> Iterable[pd.DataFrame]:
+        return converted_chunks(job.source, names, contract, settings, job.secret)
+
     sizes = None
-    suppressed = 0
-    if anonymisation.k > 1 and quasi:
-
-        def passes() -> Iterator[dict[str, NDArray[Any]]]:
-            for frame in converted_chunks(source, quasi, contract, anonymisation, secret):
-                yield _generalise(frame, contract, anonymisation)
-
-        sizes = count_classes(passes)
-        suppressed = sizes.rows_below(anonymisation.k)
-    elif rows < anonymisation.k:
-        suppressed = rows  # without quasi-identifiers all rows are one class
-    if suppressed > anonymisation.suppression_limit * rows:
-        raise DataError(
-            "data.suppression",
-            f"{suppressed} of {rows} rows are in equivalence classes smaller than "
-            f"k = {anonymisation.k}, more than anonymisation.suppression_limit allows.",
-            "Raise anonymisation.levels, lower anonymisation.k, or raise the limit.",
+    if quasi:
+        sizes = count_classes(
+            lambda: (
+                generalise_frame(frame, contract, settings)
+                for frame in converted_chunks(job.source, quasi, contract, settings, job.secret)
+            )
         )
-    fields = _fields(source, contract, anonymisation, suppressing=sizes is not None)
-    write_table(target, fields, _rewritten(source, contract, anonymisation, secret, sizes))
-    return Report(rows, suppressed, stability(anonymisation))
+    count = len(sizes.keys) if sizes is not None else 1
+    classes = np.zeros(rows, np.int64)
+    cells = np.zeros((count, len(quasi)))
+    sensitive = None if secret is None else np.empty(rows, np.int32)
+    hashes = []
+    start = 0
+    for frame in read():
+        end = start + len(frame)
+        if sizes is not None:
+            values = generalise_frame(frame, contract, settings)
+            of = classes[start:end] = sizes.index(values)
+            cells[of] = _matrix(values)
+        if sensitive is not None and secret is not None:
+            sensitive[start:end] = encode(frame[secret.name], secret)
+        if job.series is not None:
+            hashes.append(row_hashes(frame, job.secret))
+        start = end
+    keys = row_keys(hashes) if job.series is not None else np.arange(rows, dtype=np.uint64)
+    people = None
+    if quasi:
+        people = people_per_class(
+            job, cells, lambda frame: _matrix(generalise_frame(frame, contract, settings))
+        )
+    return _Found(classes, cells, sensitive, () if secret is None else secret.domain, keys, people)
 
 
-def _rewritten(
-    source: Path,
-    contract: Contract,
-    anonymisation: Anonymisation,
-    secret: bytes,
-    sizes: ClassSizes | None,
+def _matrix(values: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Generalised values as numbers, shape (n, q); a missing one is below all others."""
+    return np.nan_to_num(np.stack([*values.values()], axis=1).astype(np.float64), nan=-np.inf)
+
+
+def _written(
+    job: Job, visible: NDArray[np.bool_] | None, models: tuple[Model, ...]
 ) -> Iterator[pd.DataFrame]:
+    """Chunks of the table to write; the checker sees them all, and agrees before the last ends."""
+    contract, settings = job.contract, job.settings
+    protected = sensitive_column(contract, settings)
+    quasi = [column.name for column in contract.with_role("quasi_identifier")]
+    proof = Checker(models, () if protected is None else column_of(protected).domain)
+    start = 0
+    for frame in identified_chunks(job.source, contract, settings, job.secret):
+        _publish(frame, contract, settings)
+        end = start + len(frame)
+        if visible is None:
+            yield frame
+        else:
+            if job.numbered:
+                frame[ROW] = np.arange(start, end)
+            kept = frame[visible[start:end]]
+            secret = None if protected is None else _spelled(kept[protected.name], protected)
+            proof.add([kept[name].tolist() for name in quasi], secret, rows=len(kept))
+            yield kept
+        start = end
+    if visible is not None:
+        if any(model.reads == "presence" for model in models):
+            for frame in population_chunks(job):
+                _publish(frame, contract, settings)
+                proof.add_population([frame[name].tolist() for name in quasi])
+        proof.demand(job.site)
+
+
+def _publish(frame: pd.DataFrame, contract: Contract, settings: Anonymisation) -> None:
+    """Put generalised values into a frame, in place, as they are published."""
     import pandas as pd
 
-    epoch = anonymisation.pseudonym_epoch
-    identifiers = [column.name for column in contract.with_role("direct_identifier")]
-    keys = {name: pseudonym_key(secret, name, epoch) for name in identifiers}
-    dropped = {column.name for column in contract.with_role("dropped")}
-    if anonymisation.identifiers == "drop":
-        dropped |= keys.keys()
-    names = [column.name for column in contract.columns if column.name not in dropped]
-    start = 0
-    for frame in converted_chunks(source, names, contract, anonymisation, secret):
-        end = start + len(frame)
-        values = _generalise(frame, contract, anonymisation)
-        for column in contract.with_role("quasi_identifier"):
-            level = level_of(column, anonymisation)
-            if level and is_categorical(column):
-                codes = values[column.name].astype(np.int32)
-                groups = pd.Index(categories_at(column, level), dtype="str")
-                frame[column.name] = pd.Categorical.from_codes(codes, groups)
-            elif level:
-                frame[column.name] = values[column.name]
-        for name in keys.keys() - dropped:
-            frame[name] = pseudonymise(frame[name], keys[name])
-        if sizes is not None:
-            frame[ROW] = np.arange(start, end)
-        start = end
-        yield frame if sizes is None else frame[sizes.of(values) >= anonymisation.k]
+    values = generalise_frame(frame, contract, settings)
+    for column in map(converted, contract.with_role("quasi_identifier")):
+        level = level_of(column, settings)
+        if level and is_categorical(column):
+            codes = values[column.name].astype(np.int32)
+            groups = pd.Index(categories_at(column, level), dtype="str")
+            frame[column.name] = pd.Categorical.from_codes(codes, groups)
+        elif level:
+            frame[column.name] = values[column.name]
 
 
-def _fields(
-    source: Path, contract: Contract, anonymisation: Anonymisation, *, suppressing: bool
-) -> pa.Schema:
+def _spelled(series: pd.Series[Any], column: Column) -> list[Any]:
+    """Sensitive values as the public domain writes them."""
+    coded = column_of(column)
+    names = [*coded.domain, None]
+    return [names[code] for code in encode(series, coded).tolist()]
+
+
+def _fields(job: Job, *, suppressing: bool) -> pa.Schema:
     """Arrow schema of the table to write; untouched columns keep their types."""
     import pyarrow as pa
 
-    found = schema_of(source)
     fields = []
-    for column in contract.columns:
-        kind = found.field(column.name).type
-        if column.role == "dropped":
-            continue
-        if column.role == "direct_identifier":
-            if anonymisation.identifiers == "drop":
-                continue
-            kind = pa.string()
-        elif level_of(column, anonymisation):
-            text = pa.dictionary(pa.int32(), pa.string())
-            kind = text if is_categorical(column) else pa.float64()
-        elif column.convert is not None:
-            kind = pa.float64() if column.numeric else pa.string()
-        fields.append(pa.field(column.name, kind))
-    if suppressing:
+    for column, kind in kept_fields(schema_of(job.source), job.contract, job.settings):
+        text = pa.dictionary(pa.int32(), pa.string())
+        coarse = text if is_categorical(converted(column)) else pa.float64()
+        fields.append(pa.field(column.name, coarse if level_of(column, job.settings) else kind))
+    if suppressing and job.numbered:
         fields.append(pa.field(ROW, pa.int64()))
     return pa.schema(fields)
 
 
-def _generalise(
+def generalise_frame(
     frame: pd.DataFrame, contract: Contract, anonymisation: Anonymisation
 ) -> dict[str, NDArray[Any]]:
     """Codes (int32, -1 missing) or midpoints (float64, NaN missing) of the quasi-identifiers."""

@@ -8,18 +8,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from folkmoot.contract import Contract
+from folkmoot.contract import Column, Contract
 from folkmoot.conversion import changes, convert
 from folkmoot.params import Anonymisation
-from site_tasks.pseudonymise import date_shifts, shift_key
+from site_tasks.pseudonymise import date_shifts, pseudonym_key, pseudonymise, shift_key
 from site_tasks.table import chunks
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
-__all__ = ["converted_chunks"]
+__all__ = ["converted_chunks", "identified_chunks", "kept_columns", "kept_fields"]
+
+
+def kept_columns(
+    contract: Contract, settings: Anonymisation, *, identifiers: bool = True
+) -> list[str]:
+    """Names of the columns that an anonymised table has; without pseudonyms where asked."""
+    hidden = {"dropped"}
+    if settings.identifiers == "drop" or not identifiers:
+        hidden.add("direct_identifier")
+    return [column.name for column in contract.columns if column.role not in hidden]
+
+
+def kept_fields(
+    found: pa.Schema, contract: Contract, settings: Anonymisation
+) -> list[tuple[Column, Any]]:
+    """These columns with their Arrow types; untouched columns keep theirs."""
+    import pyarrow as pa
+
+    kept = set(kept_columns(contract, settings))
+    fields = []
+    for column in contract.columns:
+        if column.name not in kept:
+            continue
+        kind = found.field(column.name).type
+        if column.role == "direct_identifier":
+            kind = pa.string()
+        elif column.convert is not None:
+            kind = pa.float64() if column.numeric else pa.string()
+        fields.append((column, kind))
+    return fields
+
+
+def identified_chunks(
+    source: Path, contract: Contract, settings: Anonymisation, secret: bytes
+) -> Iterator[pd.DataFrame]:
+    """The kept columns, converted, direct identifiers as pseudonyms; memory O(chunk)."""
+    epoch = settings.pseudonym_epoch
+    names = kept_columns(contract, settings)
+    identifiers = [c.name for c in contract.with_role("direct_identifier") if c.name in names]
+    keys = {name: pseudonym_key(secret, name, epoch) for name in identifiers}
+    for frame in converted_chunks(source, names, contract, settings, secret):
+        for name, key in keys.items():
+            frame[name] = pseudonymise(frame[name], key)
+        yield frame
 
 
 def converted_chunks(

@@ -16,7 +16,8 @@ from folkmoot.contract import Contract
 from folkmoot.errors import DataError
 from folkmoot.params import Anonymisation
 from site_tasks.anonymise.classes import count_classes
-from site_tasks.anonymise.generalise import anonymise, needed, stability
+from site_tasks.anonymise.generalise import anonymise, needed
+from site_tasks.anonymise.job import Job
 from site_tasks.pseudonymise import pseudonym_key, pseudonymise
 from site_tasks.table import ROW
 
@@ -29,11 +30,11 @@ LEVELS = {"age": 2, "region": 1}
 def run(frame: pd.DataFrame, folder: Path, contract: Contract, **values: Any) -> pd.DataFrame:
     settings = Anonymisation.model_validate(values)
     source, target = write(frame, folder / "source.parquet"), folder / "target.parquet"
-    report = anonymise(source, target, contract, settings, SECRET)
+    report = anonymise(Job(source, target, contract, settings, SECRET))
     found = pd.read_parquet(target)
     assert report.rows == len(frame)
     assert report.suppressed == len(frame) - len(found)
-    assert report.stability == stability(settings)
+    assert report.stability == settings.k
     return found
 
 

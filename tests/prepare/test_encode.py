@@ -12,6 +12,7 @@ from folkmoot.errors import DataError
 from folkmoot.features import encode_frame, encode_label
 from folkmoot.params import Params, parse_params
 from site_tasks.anonymise.generalise import anonymise
+from site_tasks.anonymise.job import Job
 from site_tasks.encode import encode_table, held_out
 from site_tasks.prepared import read_blocks
 
@@ -25,7 +26,7 @@ def run(frame: pd.DataFrame, folder: Path, contract: Contract, params: Params) -
     """Anonymise and encode as the steps do; arrays by name."""
     table = folder / "table.parquet"
     source = write(frame, folder / "source.parquet")
-    anonymise(source, table, contract, params.anonymisation, bytes(32))
+    anonymise(Job(source, table, contract, params.anonymisation, bytes(32)))
     counts = encode_table(table, len(frame), folder, contract, params)
     found = {path.stem: np.load(path) for path in folder.glob("*.npy")}
     assert {part: len(found[part]) for part in ("train", "test")} == counts

@@ -1,0 +1,276 @@
+"""Local recoding of a site's table: each class its own cells, one numeric space for all sites.
+
+The table is read as small integer codes (four bytes per row and quasi-identifier), the engine of
+``site_tasks.anonymise.local`` finds classes, the obvious checker proves them, and a second pass
+writes every row with its class's cells as ``folkmoot.cells`` spells them.  Earlier versions are
+respected (``site_tasks.anonymise.series``); class numbers are never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.cells import interval_text, set_text
+from folkmoot.conversion import converted_contract
+from folkmoot.errors import ConfigError, DataError
+from site_tasks.anonymise.chosen import chosen_models, sensitive_column
+from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets, encode
+from site_tasks.anonymise.columns import column_of, quasi_identifiers
+from site_tasks.anonymise.identifiers import (
+    converted_chunks,
+    identified_chunks,
+    kept_columns,
+    kept_fields,
+)
+from site_tasks.anonymise.job import Job, Report, too_few, within_limit
+from site_tasks.anonymise.models import Model
+from site_tasks.anonymise.series import (
+    NEW,
+    RETIRED,
+    Classes,
+    Keys,
+    Series,
+    difference,
+    row_hashes,
+    row_keys,
+    settle,
+)
+from site_tasks.anonymise.verify import verify_recoding
+from site_tasks.table import ROW, row_count, schema_of, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["anonymise_locally"]
+
+Codes = NDArray[np.int32]
+
+
+def anonymise_locally(job: Job) -> Report:
+    """Write the locally recoded table; memory O(rows · quasi-identifiers) integers.
+
+    Parameters
+    ----------
+    job : Job
+        With ``settings.recoding`` ``local``.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ConfigError
+        For models that contradict each other or the contract.
+    DataError
+        ``data.too-few-rows``, ``data.suppression``, ``data.privacy-model``; ``data.contract`` for
+        values outside the public domains.
+    PrivacyError
+        ``privacy.unproven`` where the checker does not agree; nothing is written then.
+    """
+    contract, settings = converted_contract(job.contract), job.settings
+    columns = quasi_identifiers(contract)
+    if not columns:
+        raise ConfigError(
+            "config.invalid",
+            f"anonymisation.recoding is local, but contract {contract.name} has no quasi-identifier.",
+            "Give the columns by which a person can be found role quasi_identifier.",
+        )
+    models = chosen_models(job.contract, settings)
+    if any(model.reads == "presence" for model in models):
+        raise ConfigError(
+            "config.invalid",
+            "delta-presence and k-map need classes that the population can be sorted into, which "
+            "recoding local does not have.",
+            "Use recoding public or agreed with them.",
+        )
+    rows = row_count(job.source)
+    if rows < settings.k:
+        raise too_few(rows, settings.k, job.site)
+    coded, keys = _coded(job, columns, rows)
+    series = Series() if job.series is None else Series.load(job.series)
+    classes, fresh = series.enter(job.fingerprint, keys)
+    if fresh:
+        _grow(job, coded, keys, series, classes, models)
+        if coded.sensitive is not None:
+            settle(series, classes, coded.sensitive, len(coded.sensitive_domain) + 1, models)
+    merged = _merged(coded, series, classes)
+    retired = int(np.count_nonzero(classes == RETIRED))
+    waiting = merged.suppressed - retired if series.later(job.fingerprint) else 0
+    within_limit(merged.suppressed, rows, settings, waiting + retired)
+    verify_recoding(coded, merged, models, site=job.site)
+    if job.series is not None and fresh:
+        series.save(job.series)  # before the table: a version is what it is from here on
+    write_table(job.target, _fields(job, columns), _written(job, merged))
+    found = difference(series, job.fingerprint, settings.k)
+    return Report(rows, merged.suppressed, rows, waiting, retired, merged.loss(), found)
+
+
+def _coded(job: Job, columns: tuple[Column, ...], rows: int) -> tuple[Coded, Keys]:
+    """Codes of the quasi-identifiers and the sensitive column, and a key for every row."""
+    contract, settings = job.contract, job.settings
+    protected = sensitive_column(contract, settings)
+    secret = None if protected is None else column_of(protected)
+    codes = np.empty((rows, len(columns)), np.int32, order="F")
+    sensitive = None if secret is None else np.empty(rows, np.int32)
+    hashes = []
+    names = [column.name for column in columns]
+    if secret is not None and secret.name not in names:
+        names.append(secret.name)
+    if job.series is not None:
+        names = kept_columns(contract, settings, identifiers=False)
+    start = 0
+    for frame in converted_chunks(job.source, names, contract, settings, job.secret):
+        end = start + len(frame)
+        for j, column in enumerate(columns):
+            codes[start:end, j] = encode(frame[column.name], column)
+        if sensitive is not None and secret is not None:
+            sensitive[start:end] = encode(frame[secret.name], secret)
+        if job.series is not None:
+            hashes.append(row_hashes(frame, job.secret))
+        start = end
+    keys = row_keys(hashes) if job.series is not None else np.arange(rows, dtype=np.uint64)
+    return Coded(columns, codes, sensitive, () if secret is None else secret.domain), keys
+
+
+def _grow(
+    job: Job,
+    coded: Coded,
+    keys: Keys,
+    series: Series,
+    classes: Classes,
+    models: tuple[Model, ...],
+) -> None:
+    """Recode the new rows among themselves, and give those that need not wait a class."""
+    from site_tasks.anonymise.local import recode
+
+    settings = job.settings
+    new = np.flatnonzero(classes == NEW)
+    first = len(series.versions) == 1
+    if len(new) < settings.k:
+        return  # they wait
+    part = Coded(
+        coded.columns,
+        np.asfortranarray(coded.codes[new]),
+        None if coded.sensitive is None else coded.sensitive[new],
+        coded.sensitive_domain,
+    )
+    limit = settings.suppression_limit if first else 1.0
+    try:
+        made = recode(
+            part, k=settings.k, models=models[1:], method=settings.method, suppression_limit=limit
+        )
+    except DataError:
+        if first:
+            raise
+        return  # the new rows alone cannot satisfy the models: they wait
+    verify_recoding(part, made, models, site=job.site)
+    kept = made.classes >= 0
+    used, numbered = np.unique(made.classes[kept], return_inverse=True)
+    cells: dict[str, NDArray[Any]] = {}
+    for j, cell in enumerate(made.cells):
+        for name, values in _arrays(cell).items():
+            cells[f"{j}.{name}"] = values[used]
+    classes[new[kept]] = series.add(keys[new[kept]], numbered, cells)
+
+
+def _arrays(cell: Cells) -> dict[str, NDArray[Any]]:
+    if isinstance(cell, Ranges):
+        return {"low": cell.low, "high": cell.high, "missing": cell.missing}
+    return {"words": cell.words}
+
+
+def _merged(coded: Coded, series: Series, classes: Classes) -> Recoding:
+    """Old and new classes together, numbered without gaps."""
+    kept = classes >= 0
+    used, numbered = np.unique(classes[kept], return_inverse=True)
+    whole = np.full(len(classes), -1, np.int32)
+    whole[kept] = numbered
+    cells: list[Cells] = []
+    for j, column in enumerate(coded.columns):
+        if not len(used):
+            none = np.zeros(0, np.int32)
+            empty = Sets.of(np.zeros((0, column.size), np.bool_))
+            cells.append(Ranges(none, none, none.astype(np.bool_)) if column.ordered else empty)
+        elif column.ordered:
+            low, high, missing = (
+                series.cells[f"{j}.{n}"][used] for n in ("low", "high", "missing")
+            )
+            cells.append(Ranges(low, high, missing))
+        else:
+            cells.append(Sets(series.cells[f"{j}.words"][used]))
+    return Recoding(coded.columns, whole, tuple(cells))
+
+
+def _fields(job: Job, columns: tuple[Column, ...]) -> pa.Schema:
+    """Arrow schema of the table: cells are text, other columns keep their types."""
+    import pyarrow as pa
+
+    cells = {column.name for column in columns}
+    fields = []
+    for column, kind in kept_fields(schema_of(job.source), job.contract, job.settings):
+        text = pa.dictionary(pa.int32(), pa.string())
+        fields.append(pa.field(column.name, text if column.name in cells else kind))
+    if job.numbered:
+        fields.append(pa.field(ROW, pa.int64()))
+    return pa.schema(fields)
+
+
+def _written(job: Job, made: Recoding) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    contract, settings = job.contract, job.settings
+    texts = [_texts(column, cells) for column, cells in zip(made.columns, made.cells, strict=True)]
+    start = 0
+    for frame in identified_chunks(job.source, contract, settings, job.secret):
+        classes = made.classes[start : start + len(frame)]
+        kept = classes >= 0
+        rows = frame[kept].copy()
+        for column, (spelled, of) in zip(made.columns, texts, strict=True):
+            rows[column.name] = pd.Categorical.from_codes(of[classes[kept]], spelled)
+        if job.numbered:
+            rows[ROW] = start + np.flatnonzero(kept)
+        start += len(frame)
+        yield rows
+
+
+def _texts(column: Column, cells: Cells) -> tuple[pd.Index[Any], Codes]:
+    """Distinct cells as text, and which of them each class has (-1 where all is missing)."""
+    import pandas as pd
+
+    if isinstance(cells, Ranges):
+        table = np.stack([cells.low, cells.high, cells.missing.astype(np.int32)], axis=1)
+    else:
+        table = cells.words.view(np.int64)
+    distinct, first, inverse = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    spelled: list[str] = []
+    code = np.full(len(distinct), -1, np.int32)
+    for i, at in enumerate(first.tolist()):
+        text = _text(column, cells, at)
+        if text is not None:
+            code[i] = len(spelled)
+            spelled.append(text)
+    return pd.Index(spelled, dtype="str"), code[inverse.reshape(-1)]
+
+
+def _text(column: Column, cells: Cells, at: int) -> str | None:
+    if isinstance(cells, Ranges) and not isinstance(column.domain[0], str):
+        low, high = int(cells.low[at]), int(cells.high[at])
+        if low > high:
+            return None
+        half = column.width / 2
+        return interval_text(
+            column.domain[low] - half,
+            column.domain[high] + half,
+            closed=not half or high == len(column.domain) - 1,
+            missing=bool(cells.missing[at]),
+        )
+    one = type(cells)(**{name: values[at : at + 1] for name, values in _arrays(cells).items()})
+    allowed = one.allowed(column.size)[0]
+    values = [str(column.domain[i]) for i in np.flatnonzero(allowed[:-1])]
+    return set_text(values, missing=bool(allowed[-1])) if values else None
