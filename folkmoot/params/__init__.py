@@ -15,6 +15,7 @@ from folkmoot.params.anonymisation import (
     TCloseness,
 )
 from folkmoot.params.data import Data, Holdout, Partition
+from folkmoot.params.defence import Defence
 from folkmoot.params.federation import Federation
 from folkmoot.params.kinds import Name, NonNegative, Positive
 from folkmoot.params.model import EarlyStopping, Linear, Model, Trees
@@ -27,6 +28,7 @@ __all__ = [
     "Aggregation",
     "Anonymisation",
     "Data",
+    "Defence",
     "DeltaPresence",
     "EarlyStopping",
     "Federation",

@@ -11,18 +11,29 @@ from pipelines.coordinator import lock
 from pipelines.coordinator.close_round import combined_metrics
 from pipelines.coordinator.collect import collect
 from pipelines.coordinator.fits import check_evaluation
+from pipelines.coordinator.gate import judge
 from pipelines.coordinator.open_round import load_json
 
 __all__ = ["conclude"]
 
 
 def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
-    """Write ``final/result.json``: the last model, its metrics, datasets and privacy."""
-    last = step.round
+    """Write ``final/result.json``: the model, its metrics, datasets and privacy.
+
+    The model is the last round's, or the last accepted one where a gate takes the last back.
+    """
+    last = chosen = step.round
     data = context.store.get(context.key(keys.model(last)))
     model = decode(data, kind="model")
     collected = collect(step, context, "evaluate", keys.evaluation, check_evaluation)
     record = load_json(context, keys.record(last)) or {}
+    measured = combined_metrics(context, collected.updates)
+    verdict = judge(model, measured, context)
+    if verdict is not None and verdict.restored is not None:
+        # The rows' owners measured the accepted model one round after it was made.
+        chosen, model = verdict.accepted, verdict.restored
+        data = context.store.get(context.key(keys.model(chosen)))
+        measured = (load_json(context, keys.record(chosen + 1)) or {}).get("metrics", {})
     privacy = record.get("privacy", {})
     result: dict[str, Any] = {
         "run": context.run,
@@ -32,9 +43,9 @@ def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
         "task": context.contract.task,
         "rounds": last,
         "stop": record.get("stop"),
-        "model": keys.model(last),
+        "model": keys.model(chosen),
         "model_digest": digest(data),
-        "metrics": combined_metrics(context, collected.updates),
+        "metrics": measured,
         "datasets": _datasets(context, last),
         "participants": model.meta.get("participants", {}),
         "missing": collected.missing,

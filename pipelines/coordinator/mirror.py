@@ -312,9 +312,15 @@ def _of_record(record: Mapping[str, Any], site: str | None) -> list[Metric]:
         values = {
             "took_part": int(site in record["participants"]),
             "epsilon": (record["privacy"].get(site) or {}).get("epsilon"),
+            "distance": (_standing(record).get(site) or {}).get("distance"),
         }
     number, step = record["round"], record["metrics_round"]
     return _metrics({"round": number, **values}, number) + (_metrics(own, step) if own else [])
+
+
+def _standing(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record.get("defence", {}).get("standing", {})
+    return found
 
 
 def _metrics(values: Mapping[str, float | None], step: int) -> list[Metric]:

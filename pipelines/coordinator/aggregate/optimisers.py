@@ -23,7 +23,7 @@ from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
-from pipelines.coordinator.aggregate.linear import mean_delta, pack
+from pipelines.coordinator.aggregate.linear import change_of, pack
 
 __all__ = ["aggregate"]
 
@@ -44,7 +44,7 @@ def aggregate(
     ordered = in_order(updates)
     settings = context.params.model.linear
     before = parameters(previous)
-    delta = mean_delta(ordered, before.shape)
+    delta, standing = change_of(ordered, before.shape, previous, context)
     square = delta * delta
     m = previous.arrays.get("state.m", np.zeros_like(before))
     v = previous.arrays.get("state.v", np.full_like(before, settings.tau**2))
@@ -58,4 +58,4 @@ def aggregate(
             v = settings.beta2 * v + (1 - settings.beta2) * square
     rate = settings.server_learning_rate or DEFAULT_RATE
     after = before + rate * m / (np.sqrt(v) + settings.tau)
-    return pack(previous, after, {"m": m, "v": v})
+    return pack(previous, after, {"m": m, "v": v}, standing)

@@ -18,7 +18,7 @@ from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
-from pipelines.coordinator.aggregate.linear import array_of, mean_delta, pack
+from pipelines.coordinator.aggregate.linear import array_of, change_of, pack
 
 __all__ = ["aggregate"]
 
@@ -43,5 +43,6 @@ def aggregate(
         share = weights[update.site] / total
         control += share * array_of(update, "update", "control", before.shape)
     rate = context.params.model.linear.server_learning_rate or 1.0
-    after = before + rate * mean_delta(ordered, before.shape)
-    return pack(previous, after, {"control": control}, {"weights": weights})
+    delta, standing = change_of(ordered, before.shape, previous, context)
+    after = before + rate * delta
+    return pack(previous, after, {"control": control}, {"weights": weights, **standing})

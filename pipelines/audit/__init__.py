@@ -1,0 +1,1 @@
+"""What an attacker can do and learn, tried on simulated sites."""

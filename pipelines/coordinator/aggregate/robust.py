@@ -1,0 +1,163 @@
+"""Means that a minority of hostile sites cannot move at will.
+
+Each rule takes the sites' changes as rows of a matrix and treats every site alike: a claimed number
+of rows must not buy influence.  ``n`` sites, at most ``f`` of them hostile, ``p`` parameters:
+
+=================  ==================  ============  =================================================
+rule               bears               time          paper
+=================  ==================  ============  =================================================
+median             2 f < n             n log n · p   Yin et al. 2018, arXiv 1803.01498
+trimmed_mean       2 f < n             n log n · p   Yin et al. 2018, arXiv 1803.01498
+krum, multi_krum   2 f + 2 < n         n² · p        Blanchard et al. 2017, arXiv 1703.02757
+geometric_median   2 f < n             n · p a step  Pillutla et al. 2022, arXiv 1912.13445
+centred_clipping   2 f < n             n · p a step  Karimireddy et al. 2021, arXiv 2012.10333
+fltrust            f < n, trusted one  n · p         Cao et al. 2021, arXiv 2012.13995
+=================  ==================  ============  =================================================
+
+None of them stops a backdoor that many honest-looking updates carry, and all of them see each
+site's update: with them there is no secure sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.errors import RoundError
+from folkmoot.params.defence import Defence
+
+__all__ = ["RULES", "combine"]
+
+Floats = NDArray[np.float64]
+_STEPS = 100
+_CLOSE = 1e-10
+_TINY = 1e-150
+
+
+def combine(changes: Floats, settings: Defence, trusted: int | None = None) -> Floats:
+    """Combine the sites' changes by the rule of ``settings``.
+
+    Parameters
+    ----------
+    changes : ndarray of float64, shape (n, p)
+        One row a site, finite.
+    settings : Defence
+        ``rule``, ``hostile``, ``radius``.
+    trusted : int, optional
+        Row of the trusted site, for ``fltrust``.
+
+    Returns
+    -------
+    ndarray of float64, shape (p,)
+
+    Raises
+    ------
+    RoundError
+        ``round.quorum`` where more sites may be hostile than the rule bears among ``n``.
+    """
+    n, f = len(changes), settings.hostile
+    if f > settings.bears(n):
+        raise RoundError(
+            "round.quorum",
+            f"aggregation.defence.rule {settings.rule} bears {settings.bears(n)} hostile "
+            f"sites among the {n} that contributed, {f} are planned for.",
+            "Lower aggregation.defence.hostile, choose another rule, or raise federation.quorum.",
+        )
+    if settings.rule == "centred_clipping":
+        return _centred_clipping(changes, settings.radius)
+    if settings.rule == "fltrust":
+        if trusted is None:
+            raise RoundError(
+                "round.quorum",
+                f"The trusted site {settings.trusted_site} did not contribute, and fltrust measures "
+                "every update by its own.",
+                "Start again when it can take part, or name another aggregation.defence.trusted_site.",
+                site=settings.trusted_site,
+            )
+        return _fltrust(changes, trusted)
+    return RULES[settings.rule](changes, f)
+
+
+def _median(changes: Floats, f: int) -> Floats:
+    middle: Floats = np.median(changes, axis=0)
+    return middle
+
+
+def _trimmed_mean(changes: Floats, f: int) -> Floats:
+    ordered = np.sort(changes, axis=0)
+    mean: Floats = ordered[f : len(changes) - f].mean(axis=0)
+    return mean
+
+
+def _krum(changes: Floats, f: int) -> Floats:
+    closest: Floats = changes[int(np.argmin(_crowd(changes, f)))].copy()
+    return closest
+
+
+def _multi_krum(changes: Floats, f: int) -> Floats:
+    """Mean of the ``n - f`` updates that lie closest to their neighbours."""
+    kept = np.sort(np.argsort(_crowd(changes, f), kind="stable")[: len(changes) - f])
+    mean: Floats = changes[kept].mean(axis=0)
+    return mean
+
+
+def _crowd(changes: Floats, f: int) -> Floats:
+    """Krum's score: summed squared distances to the ``n - f - 2`` nearest others."""
+    square = np.square(changes).sum(axis=1)
+    apart = np.maximum(square[:, None] + square[None, :] - 2 * changes @ changes.T, 0.0)
+    np.fill_diagonal(apart, np.inf)
+    near = max(1, len(changes) - f - 2)
+    score: Floats = np.sort(apart, axis=1)[:, :near].sum(axis=1)
+    return score
+
+
+def _geometric_median(changes: Floats, f: int) -> Floats:
+    """Smoothed Weiszfeld iteration, begun at the coordinate median."""
+    found = np.median(changes, axis=0)
+    # Of the median distance: the largest is the attacker's to choose.
+    floor = 1e-6 * max(float(np.median(np.linalg.norm(changes - found, axis=1))), _TINY)
+    for _ in range(_STEPS):
+        share = 1.0 / np.maximum(np.linalg.norm(changes - found, axis=1), floor)
+        after = share @ changes / share.sum()
+        moved = float(np.linalg.norm(after - found))
+        found = after
+        if moved <= _CLOSE * float(np.linalg.norm(found)):
+            break
+    return found
+
+
+def _centred_clipping(changes: Floats, radius: float | None) -> Floats:
+    """Mean of differences clipped about the centre, which starts at the coordinate median."""
+    centre = np.median(changes, axis=0)
+    for _ in range(_STEPS):
+        away = changes - centre
+        length = np.linalg.norm(away, axis=1)
+        reach = float(np.median(length)) if radius is None else radius
+        step = (away * np.minimum(1.0, reach / np.maximum(length, _TINY))[:, None]).mean(axis=0)
+        centre = centre + step
+        if float(np.linalg.norm(step)) <= _CLOSE * float(np.linalg.norm(centre)):
+            break
+    return centre
+
+
+def _fltrust(changes: Floats, trusted: int) -> Floats:
+    """Updates scaled to the trusted one's norm and weighted by their cosine with it, if positive."""
+    root = changes[trusted]
+    size = float(np.linalg.norm(root))
+    length = np.maximum(np.linalg.norm(changes, axis=1), _TINY)
+    trust = np.maximum(changes @ root / (length * max(size, _TINY)), 0.0)
+    if trust.sum() == 0:
+        return np.zeros_like(root)
+    mean: Floats = (trust * size / length) @ changes / trust.sum()
+    return mean
+
+
+RULES: dict[str, Callable[[Floats, int], Floats]] = {
+    "median": _median,
+    "trimmed_mean": _trimmed_mean,
+    "krum": _krum,
+    "multi_krum": _multi_krum,
+    "geometric_median": _geometric_median,
+}

@@ -1,0 +1,161 @@
+"""Hostile sites in whole embedded runs: robust rules, the gate, suspicion and quarantine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from folkmoot.errors import ConfigError
+from folkmoot.params import Params, parse_params
+from folkmoot.plan import keys
+from pipelines.audit.attacks import hostile
+from pipelines.hosts.embedded import run
+
+SITES = ["site-a", "site-b", "site-c", "site-d", "site-e"]
+CLIP = ["privacy.mechanism=clip", "privacy.clip_norm=0.3"]
+
+
+def params_of(*settings: str) -> Params:
+    return parse_params(
+        {"federation": {"name": "attacked", "sites": SITES}, "tracking": {"enabled": False}},
+        [
+            "model.linear.strategy=fedavg",
+            "model.linear.rounds=5",
+            "model.linear.early_stopping.tolerance=0.0",
+            *settings,
+        ],
+    )
+
+
+Workspace = Callable[..., Path]
+
+
+def records(workspace: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    folder = workspace / "exchange" / "attacked" / "runs" / result["run"]
+    return [
+        json.loads((folder / keys.record(r)).read_bytes()) for r in range(1, result["rounds"] + 1)
+    ]
+
+
+@pytest.mark.parametrize("rule", ["median", "multi_krum", "geometric_median"])
+def test_a_robust_rule_keeps_what_the_mean_loses(rule: str, workspace_of: Workspace) -> None:
+    workspace = workspace_of(params_of())
+    robust = params_of("aggregation.defence.mode=robust", f"aggregation.defence.rule={rule}")
+    with hostile(["site-e"], "scaling"):
+        lost = run(params_of(), workspace=workspace)
+        kept = run(robust, workspace=workspace)
+    assert lost["metrics"]["overall"]["auc"] < 0.6
+    assert kept["metrics"]["overall"]["auc"] > 0.95
+
+
+def test_a_suspicious_site_is_named_then_quarantined(workspace_of: Workspace) -> None:
+    params = params_of("aggregation.defence.mode=robust", "aggregation.defence.quarantine_after=2")
+    workspace = workspace_of(params)
+    with hostile(["site-e"], "scaling"):
+        result = run(params, workspace=workspace)
+    standing = [record["defence"]["standing"] for record in records(workspace, result)]
+    assert [entry["site-e"]["suspicious"] for entry in standing] == [1, 2, 3, 4, 5]
+    assert [entry["site-e"]["quarantined"] for entry in standing] == [False, True, True, True, True]
+    assert all(entry["site-e"]["distance"] > 3 for entry in standing), "its steward sees why"
+    honest = [entry[site] for entry in standing for site in SITES[:-1]]
+    assert not any(entry["quarantined"] for entry in honest)
+
+
+def test_the_gate_takes_back_a_round_that_harms(workspace_of: Workspace) -> None:
+    """A bound too wide for its honest updates lets the attack through; the gate does not."""
+    wide = ["privacy.mechanism=clip", "privacy.clip_norm=20.0"]
+    open_, gated = params_of(*wide), params_of("aggregation.defence.mode=private", *wide)
+    workspace = workspace_of(gated)
+    with hostile(["site-e"], "scaling"):
+        harmed = run(open_, workspace=workspace)
+        result = run(gated, workspace=workspace)
+    found = [record["defence"] for record in records(workspace, result)]
+    assert any(entry.get("taken_back") for entry in found)
+    loss = result["metrics"]["overall"]["log_loss"]
+    assert loss <= 0.7, "never worse than the model that knows nothing"
+    assert loss < harmed["metrics"]["overall"]["log_loss"]
+
+
+def test_a_last_round_that_harms_is_taken_back_at_the_end(workspace_of: Workspace) -> None:
+    from pipelines.audit import attacks
+
+    params = params_of(
+        "aggregation.defence.mode=private", "privacy.mechanism=clip", "privacy.clip_norm=20.0"
+    )
+    workspace = workspace_of(params)
+    sleeper = attacks.ATTACKS["scaling"]
+
+    def last_only(view: Any) -> Any:
+        return sleeper(view) if view.step.round == 5 else view.own()
+
+    attacks.ATTACKS["sleeper"] = last_only
+    try:
+        with hostile(["site-e"], "sleeper"):
+            result = run(params, workspace=workspace)
+    finally:
+        del attacks.ATTACKS["sleeper"]
+    assert result["rounds"] == 5
+    assert result["model"] == keys.model(4)
+    assert result["metrics"]["overall"]["auc"] > 0.95
+    folder = workspace / "exchange" / "attacked" / "runs" / result["run"]
+    accepted = (folder / keys.model(4)).read_bytes()
+    import hashlib
+
+    assert result["model_digest"] == hashlib.sha256(accepted).hexdigest()
+
+
+def test_honest_sites_are_never_taken_back(workspace_of: Workspace) -> None:
+    params = params_of("aggregation.defence.mode=private", *CLIP)
+    workspace = workspace_of(params)
+    result = run(params, workspace=workspace)
+    assert [record["defence"]["taken_back"] for record in records(workspace, result)] == [None] * 5
+    assert result["model"] == keys.model(5)
+    assert result["metrics"]["overall"]["auc"] > 0.95
+
+
+def test_an_update_above_the_clip_norm_is_left_out(
+    workspace_of: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site whose code forgets to clip: its update is visible, so the bound is checked again."""
+    from site_tasks import privatise
+
+    params = params_of(*CLIP, "federation.quorum=4")
+    workspace = workspace_of(params)
+    real, seen = privatise._clipped, []
+
+    def forgetful(part: Any, norm: float) -> Any:
+        seen.append(part)
+        return part if len(seen) % len(SITES) == 0 else real(part, norm)
+
+    monkeypatch.setattr(privatise, "_clipped", forgetful)
+    with hostile(["site-e"], "scaling"):
+        result = run(params, workspace=workspace)
+    found = records(workspace, result)
+    assert all(record["missing"] == {"site-e": "protocol.mismatch"} for record in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["model.linear.strategy=newton", "aggregation.defence.mode=robust"], "strategy"),
+        (["aggregation.defence.mode=private"], "clip"),
+        (["aggregation.defence.mode=robust", "aggregation.evaluate_every=0"], "evaluate_every"),
+        (["aggregation.defence.mode=robust", "aggregation.defence.hostile=3"], "bears 2"),
+        (["aggregation.defence.mode=robust", "aggregation.defence.rule=fltrust"], "trusted_site"),
+        (
+            [
+                "aggregation.defence.mode=robust",
+                "aggregation.defence.rule=fltrust",
+                "aggregation.defence.trusted_site=nobody",
+            ],
+            "no site",
+        ),
+    ],
+)
+def test_a_defence_that_cannot_hold_is_refused(settings: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        params_of(*settings)
