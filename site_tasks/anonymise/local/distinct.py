@@ -20,6 +20,10 @@ __all__ = ["Keys", "distinct", "find", "pack", "unpack"]
 Keys = NDArray[np.int64]
 _LIMIT = 2**62
 _FEW = 2048
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_BUCKETS = 9
+_TOP = np.uint64(64 - _BUCKETS)
+_PIECE = 1 << 19
 
 
 def distinct(coded: Coded, *, sensitive: bool = False) -> Distinct:
@@ -83,13 +87,11 @@ def _digits(keys: Any, sizes: Any, codes: Any, values: Any) -> None:
 def _group(keys: Keys) -> tuple[Keys, NDArray[np.int64], NDArray[np.int32]]:
     """Distinct keys in order, rows of each, and its number for every row."""
     inverse = np.empty(len(keys), np.int32)
-    slots, numbers, found, counts = _insert(keys, inverse)
-    order = np.sort(found)
-    rank = _rank(order, slots, numbers)
-    _renumber(inverse, rank)
-    sorted_counts = np.empty(len(counts), np.int64)
-    sorted_counts[rank] = counts
-    return order, sorted_counts, inverse
+    found, *table = _insert(keys, inverse)
+    found.sort()
+    counts = np.zeros(len(found), np.int64)
+    _renumber(inverse, _rank(found, *table), counts)
+    return found, counts, inverse
 
 
 def find(keys: Keys, among: Keys) -> NDArray[np.int32]:
@@ -100,11 +102,10 @@ def find(keys: Keys, among: Keys) -> NDArray[np.int32]:
 
 
 @compiled
-def _slot(key: Any, slots: Any, numbers: Any) -> Any:
+def _slot(key: Any, slots: Any, numbers: Any, shift: Any) -> Any:
     """Slot that holds a key, or the free one where it belongs."""
     mask = Index(slots.shape[0] - 1)
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    at = Index(mixed >> np.uint64(20)) & mask
+    at = Index((np.uint64(key) * _MIX) >> shift)
     while numbers[at] >= 0 and slots[at] != key:
         at = (at + Index(1)) & mask
     return at
@@ -112,53 +113,70 @@ def _slot(key: Any, slots: Any, numbers: Any) -> Any:
 
 @compiled
 def _insert(keys: Any, inverse: Any) -> Any:
-    """Number keys by first appearance in a table that stays at most half full."""
-    size = 1 << 15
+    """Number the keys in a table that is at most half full; ``inverse`` gets the numbers.
+
+    The place in the table is the upper part of the hash.  So a piece of the keys, sorted by its
+    uppermost bits, goes through the table from start to end, and stays in the cache.
+    """
+    size = 1
+    shift = np.uint64(64)
     slots = np.empty(size, np.int64)
     numbers = np.full(size, -1, np.int32)
-    found = np.empty(size // 2, np.int64)
-    counts = np.empty(size // 2, np.int64)
     n = 0
-    for i in range(keys.shape[0]):
-        key = keys[i]
-        at = _slot(key, slots, numbers)
-        number = numbers[at]
-        if number < 0:
-            if 2 * (n + 1) > size:
-                size *= 4
-                slots = np.empty(size, np.int64)
-                numbers = np.full(size, -1, np.int32)
-                more = np.empty(size // 2, np.int64)
-                more_counts = np.empty(size // 2, np.int64)
-                for x in range(n):
-                    more[x] = found[x]
-                    more_counts[x] = counts[x]
-                    at = _slot(found[x], slots, numbers)
-                    slots[at] = found[x]
-                    numbers[at] = x
-                found = more
-                counts = more_counts
-                at = _slot(key, slots, numbers)
-            number = np.int32(n)
-            slots[at] = key
-            numbers[at] = number
-            found[n] = key
-            counts[n] = 0
-            n += 1
-        counts[number] += 1
-        inverse[i] = number
-    return slots, numbers, found[:n].copy(), counts[:n].copy()
+    rows = keys.shape[0]
+    ends = np.empty((1 << _BUCKETS) + 1, np.int64)
+    turn = np.empty(min(rows, _PIECE), np.int32)
+    for start in range(0, rows, _PIECE):
+        end = min(start + _PIECE, rows)
+        if 2 * (n + end - start) > size:  # as if all were new: then no part of it overflows
+            old, old_numbers = slots, numbers
+            while 2 * (n + end - start) > size:
+                size *= 2
+                shift -= np.uint64(1)
+            slots = np.empty(size, np.int64)
+            numbers = np.full(size, -1, np.int32)
+            for x in range(old.shape[0]):
+                if old_numbers[x] >= 0:
+                    at = _slot(old[x], slots, numbers, shift)
+                    slots[at] = old[x]
+                    numbers[at] = old_numbers[x]
+        ends[:] = 0
+        for i in range(start, end):
+            ends[Index((np.uint64(keys[Index(i)]) * _MIX) >> _TOP) + Index(1)] += 1
+        for b in range(1 << _BUCKETS):
+            ends[b + 1] += ends[b]
+        for i in range(start, end):
+            bucket = Index((np.uint64(keys[Index(i)]) * _MIX) >> _TOP)
+            turn[Index(ends[bucket])] = i - start
+            ends[bucket] += 1
+        for t in range(end - start):
+            i = Index(start + turn[Index(t)])
+            key = keys[i]
+            at = _slot(key, slots, numbers, shift)
+            if numbers[at] < 0:
+                slots[at] = key
+                numbers[at] = n
+                n += 1
+            inverse[i] = numbers[at]
+    found = np.empty(n, np.int64)
+    for x in range(size):
+        if numbers[x] >= 0:
+            found[numbers[x]] = slots[x]
+    return found, slots, numbers, shift
 
 
 @compiled
-def _rank(order: Any, slots: Any, numbers: Any) -> Any:
+def _rank(order: Any, slots: Any, numbers: Any, shift: Any) -> Any:
+    """New number of every old one."""
     rank = np.empty(order.shape[0], np.int32)
     for i in range(order.shape[0]):
-        rank[numbers[_slot(order[i], slots, numbers)]] = i
+        rank[numbers[_slot(order[i], slots, numbers, shift)]] = i
     return rank
 
 
 @compiled
-def _renumber(inverse: Any, rank: Any) -> None:
+def _renumber(inverse: Any, rank: Any, counts: Any) -> None:
     for i in range(inverse.shape[0]):
-        inverse[i] = rank[inverse[i]]
+        number = rank[Index(inverse[Index(i)])]
+        inverse[Index(i)] = number
+        counts[Index(number)] += 1
