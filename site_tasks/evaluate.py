@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from folkmoot import metrics
 from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef
+from folkmoot.models.design import Design
 from folkmoot.models.linear import parameters
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
@@ -17,6 +18,9 @@ from folkmoot.wire import Artefact, decode, digest
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
 from site_tasks.release import release
+
+if TYPE_CHECKING:
+    from folkmoot.privacy.events import Event
 
 __all__ = ["counts_of", "due", "evaluate", "load_model"]
 
@@ -43,10 +47,36 @@ def evaluate(step: Step, context: RunContext) -> list[ArtifactRef]:
         home,
         key=keys.evaluation(step.place),
         inputs=[model_digest, prepared.digest],
-        make=lambda: {"evaluation": counts_of(model, prepared, context, home)},
+        make=lambda: _parts(model, prepared, context, home),
         fingerprint=prepared.fingerprint,
+        costs=_costs(context),
     )
     return [ref]
+
+
+def _parts(
+    model: Artefact, prepared: Prepared, context: RunContext, home: SiteHome
+) -> dict[str, Any]:
+    """Held-out counts as the plan lets them leave: exact, under noise, or not at all."""
+    if context.params.privacy.evaluates == "exact":
+        return {"evaluation": counts_of(model, prepared, context, home)}
+    from folkmoot.privacy.training import schedule
+    from site_tasks.private.evaluation import held_out_counts
+    from site_tasks.privatise import ClippedSum
+
+    planned = schedule(context.params, context.contract)
+    if planned.evaluation is None:
+        return {}
+    values = held_out_counts(model, prepared, context, home.name)
+    return {"evaluation": ClippedSum(values, planned.evaluation, planned.share)}
+
+
+def _costs(context: RunContext) -> dict[str, Event]:
+    if context.params.privacy.evaluates != "noised":
+        return {}
+    from folkmoot.privacy.training import charges
+
+    return charges(context.params, context.contract, 0)
 
 
 def counts_of(
@@ -99,9 +129,13 @@ def counts_of(
 
 
 def due(params: Params, round: int) -> bool:
-    """Whether the model that comes into ``round`` is evaluated there (never the initial one)."""
-    every = params.aggregation.evaluate_every
-    return every > 0 and round > 1 and (round - 1) % every == 0
+    """Whether the model that comes into ``round`` is evaluated there.
+
+    The initial one is only where a gate holds the first round's against it.
+    """
+    every = params.aggregation.evaluate_every if params.privacy.evaluates == "exact" else 0
+    first = 1 if params.aggregation.defence.gated else 2
+    return every > 0 and round >= first and (round - 1) % every == 0
 
 
 def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artefact, str]:
@@ -145,7 +179,13 @@ def _check_shape(model: Artefact, prepared: Prepared, context: RunContext) -> No
     """A scaling with gaps would silently hide features; other shapes end in a nameless error."""
     classes = len(context.contract.classes) if context.contract.task == "multiclass" else 1
     d = len(prepared.features)
-    shapes = {"coef": (classes, d), "intercept": (classes,), "mean": (d,), "scale": (d,)}
+    if not {"mean", "scale"} <= model.arrays.keys():
+        raise _shapeless("mean and scale")
+    design = Design.of(model.arrays)
+    if not design.fits(d):
+        raise _shapeless("design")
+    width = design.width
+    shapes = {"coef": (classes, width), "intercept": (classes,), "mean": (d,), "scale": (d,)}
     for name, shape in shapes.items():
         array = model.arrays.get(name)
         if array is None or array.dtype != np.float64 or array.shape != shape:

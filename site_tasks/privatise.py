@@ -8,8 +8,9 @@ This module is the only door to a ``PrivatisedUpdate``.  What each mechanism pro
                 change of one record moves the clipped update by at most 2 C (replace-one).
 ``diffprivlib`` the estimator itself was private: :class:`TrainedPrivately` alone is accepted.
 
-Sums and counts (scaling statistics, evaluation on held-out rows) are never noised here: they leave
-exactly, and the receipt names them as not accounted for.
+That is clipping ``site``, where sums and counts (scaling statistics, evaluation on held-out rows)
+leave exactly, and the receipt names them as not accounted for.  Under clipping ``record`` a
+:class:`ClippedSum` alone is accepted, evaluation included: it gets discrete Gaussian noise.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from numpy.typing import NDArray
 from folkmoot.errors import PrivacyError, RoundError
 from folkmoot.params import Privacy
 from folkmoot.privacy.events import Event, Exact, PureDP
+from folkmoot.privacy.noise import Entropy, discrete_gaussian
 from folkmoot.privacy.release import charge
+from folkmoot.privacy.training import Release
 from folkmoot.updates import (
     PRIVATISED_DOOR,
     LinearUpdate,
@@ -37,7 +40,7 @@ from folkmoot.updates import (
     TreeUpdate,
 )
 
-__all__ = ["TrainedPrivately", "gaussian_noise", "privatise", "seed_of"]
+__all__ = ["ClippedSum", "Raw", "TrainedPrivately", "gaussian_noise", "privatise", "seed_of"]
 
 Array = NDArray[np.float64]
 #: Noise and clipped values lie on a grid of this share of the noise's standard deviation.
@@ -60,15 +63,42 @@ class TrainedPrivately:
     event: PureDP
 
 
+@dataclass(frozen=True)
+class ClippedSum:
+    """A sum over records that were each clipped on the integer grid (``site_tasks.private``).
+
+    Parameters
+    ----------
+    values : ndarray of int64, shape (m,)
+        Whole steps.
+    release : Release
+        What was summed, and the noise that is planned for it.
+    share : float
+        Standard deviation of the noise that this site adds, over the planned one: 1 where it adds
+        all of it, 0 where the coordinator does.
+    """
+
+    values: NDArray[np.int64]
+    release: Release
+    share: float
+
+
+#: What a step may hand to privatise.
+Raw = Part | TrainedPrivately | ClippedSum
+
+
 def privatise(
-    parts: Mapping[str, Part | TrainedPrivately], privacy: Privacy, *, seed: bytes | None = None
+    parts: Mapping[str, Raw],
+    privacy: Privacy,
+    *,
+    seed: bytes | None = None,
 ) -> PrivatisedUpdate:
     """Clip and noise the parts of a release; O(numbers).
 
     Parameters
     ----------
     parts : mapping of str to part
-        At most one of them is an update, the others are statistics.
+        At most one of them is an update, the others are statistics (or noised counts).
     privacy : Privacy
         As planned.
     seed : bytes, optional
@@ -99,16 +129,20 @@ def privatise(
     out: dict[str, Part] = {}
     events: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
-        out[name], event = _part(part, privacy, seed)
+        one = _summed if privacy.clipping == "record" else _part
+        out[name], event = one(part, privacy, seed)
         events[name] = event.to_dict()
     return PrivatisedUpdate(PRIVATISED_DOOR, out, events)
 
 
-def _part(
-    part: Part | TrainedPrivately, privacy: Privacy, seed: bytes | None
-) -> tuple[Part, Event]:
+def _part(part: Raw, privacy: Privacy, seed: bytes | None) -> tuple[Part, Event]:
     if isinstance(part, Statistics):
         return _finite(part), Exact()
+    if isinstance(part, ClippedSum):
+        raise _unsupported(
+            "A sum of clipped records leaves under clipping record alone.",
+            "Set privacy.clipping to record.",
+        )
     if isinstance(part, TrainedPrivately):
         if privacy.mechanism != "diffprivlib" or part.event != PureDP(privacy.epsilon or 0.0):
             raise _unsupported(
@@ -139,6 +173,31 @@ def _part(
         return _clipped(_finite(part), privacy.clip_norm), Exact(privacy.clip_norm)
     _uniform(part)
     return _noised(part, privacy, seed), charge(privacy)["update"]
+
+
+def _summed(part: Any, privacy: Privacy, seed: bytes | None) -> tuple[Part, Event]:
+    """Discrete Gaussian noise on a sum of clipped records (Canonne, Kamath & Steinke 2020).
+
+    Nothing else leaves under clipping ``record``: neither exact counts nor a whole update.
+    """
+    if not isinstance(part, ClippedSum):
+        raise _unsupported(
+            "Clipping record lets sums of clipped records leave, and nothing else.",
+            "Set privacy.evaluation to noised or none, and model.linear.strategy to private.",
+        )
+    placed = {"site": part.share == 1, "distributed": 0 < part.share <= 1}
+    if not placed.get(privacy.noise, part.share == 0) or part.values.dtype != np.int64:
+        raise _unsupported(
+            "The noise of a sum is not placed as the plan says.",
+            "Check that coordinator and site run the same version of folkmoot.",
+        )
+    values = part.values
+    if part.share:
+        deviation = part.release.deviation * part.share
+        values = values + discrete_gaussian(deviation, values.shape, Entropy(seed))
+    if part.release.kind == "evaluation":
+        return Statistics({"counts": values}), part.release.event
+    return LinearUpdate({"sum": values}, 1.0), part.release.event
 
 
 def _clipped(part: LinearUpdate, norm: float) -> LinearUpdate:

@@ -26,19 +26,18 @@ from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
 from folkmoot.wire import decode, digest
 from site_tasks import anchor, permissions
-from site_tasks.privatise import TrainedPrivately, privatise, seed_of
+from site_tasks.privatise import Raw, privatise, seed_of
 from site_tasks.seal import seal
 
 if TYPE_CHECKING:
     from folkmoot.exchange import ArtifactRef
     from folkmoot.plan import RunContext, Step
     from folkmoot.privacy.events import Event
-    from folkmoot.updates import Part
     from site_tasks.home import SiteHome
 
 __all__ = ["check_releases", "has_released", "open_ledger", "release"]
 
-Make = Callable[[], Mapping[str, "Part | TrainedPrivately"]]
+Make = Callable[[], Mapping[str, Raw]]
 
 
 def release(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from folkmoot.models.design import Design
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact
 from site_tasks.prepared import Prepared
@@ -46,6 +47,8 @@ class ScaledRows:
         Sample weights.
     mean, scale : ndarray of float64, shape (d,)
         From the global model.
+    design : Design, optional
+        Where the global model does more than standardise.
     """
 
     def __init__(
@@ -55,11 +58,12 @@ class ScaledRows:
         weights: NDArray[Any] | None,
         mean: Floats,
         scale: Floats,
+        design: Design | None = None,
     ) -> None:
         self._matrix, self._labels, self._weights = matrix, labels, weights
-        self._mean, self._scale = mean, scale
+        self._mean, self._scale, self._design = mean, scale, design
         self._kept: Chunk | None = None
-        self._row = 8 * max(1, matrix.shape[1])
+        self._row = 8 * max(1, matrix.shape[1] if design is None else design.width)
         if len(matrix) * self._row <= KEEP_BYTES:
             self._kept = self._scaled(0, len(matrix))
 
@@ -113,12 +117,15 @@ class ScaledRows:
         return rows
 
     def _scaled(self, start: int, stop: int) -> Chunk:
-        x = np.array(self._matrix[start:stop], np.float64)
-        x -= self._mean
-        x /= self._scale
-        # One reduction finds out whether anything is missing at all: a NaN makes the sum NaN.
-        if np.isnan(x.sum()):
-            np.nan_to_num(x, copy=False, nan=0.0)
+        if self._design is not None:
+            x = self._design.columns(self._matrix[start:stop])
+        else:
+            x = np.array(self._matrix[start:stop], np.float64)
+            x -= self._mean
+            x /= self._scale
+            # One reduction finds out whether anything is missing at all: a NaN makes the sum NaN.
+            if np.isnan(x.sum()):
+                np.nan_to_num(x, copy=False, nan=0.0)
         weights = self._weights
         return (
             x,
@@ -140,12 +147,19 @@ def scaled_rows(
     never more than :data:`CACHE_BYTES` of kept matrices, however many sites one process serves.
     """
     mean, scale = model.arrays["mean"], model.arrays["scale"]
-    stamp = prepared.digest + hashlib.sha256(mean.tobytes() + scale.tobytes()).hexdigest()
+    design = Design.of(model.arrays)
+    told = b"".join(array.tobytes() for _, array in sorted(design.arrays().items()))
+    stamp = prepared.digest + hashlib.sha256(told).hexdigest()
     found: tuple[str, ScaledRows] | None = context.cache.get(("scaled", site, part))
     if found is not None and found[0] == stamp:
         return found[1]
     rows = ScaledRows(
-        prepared.matrix(part), prepared.labels(part), prepared.weights(part), mean, scale
+        prepared.matrix(part),
+        prepared.labels(part),
+        prepared.weights(part),
+        mean,
+        scale,
+        None if design.plain else design,
     )
     taken = context.cache.get("scaled-bytes", 0) - (found[1].kept_bytes if found else 0)
     context.cache.pop(("scaled", site, part), None)

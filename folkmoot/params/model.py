@@ -25,9 +25,17 @@ class Linear(Section):
     """Logistic, linear and ridge regression."""
 
     strategy: Literal[
-        "newton", "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "local_dp"
+        "newton",
+        "fedavg",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "fedadagrad",
+        "scaffold",
+        "local_dp",
+        "private",
     ] = "newton"
-    """`newton` sums gradients and Hessians and equals pooled training; `local_dp` averages diffprivlib models once."""
+    """`newton` sums gradients and Hessians and equals pooled training; `private` sums clipped records under noise; `local_dp` averages diffprivlib models once."""
     rounds: Annotated[int, Field(ge=1, le=1000)] = 8
     """Most rounds."""
     l2: NonNegative = 1.0
@@ -48,6 +56,10 @@ class Linear(Section):
     """Second-moment decay of FedAdam and FedYogi."""
     tau: Positive = 1e-3
     """Adaptivity of the coordinator's optimisers."""
+    basis: Literal["linear", "additive"] = "linear"
+    """`private`: numbers as they are, or as indicators of bins; still one linear model."""
+    bins: Annotated[int, Field(ge=2, le=64)] = 8
+    """Most bins of a number with basis `additive`."""
     early_stopping: EarlyStopping = EarlyStopping(tolerance=1e-8)
     """When rounds end before the last."""
     seed: Annotated[int, Field(ge=0)] = 0

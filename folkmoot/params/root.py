@@ -63,6 +63,7 @@ class Params(Section):
                 "privacy.mechanism gaussian and diffprivlib need aggregation.weighting uniform: "
                 "a site's exact number of rows would be an unaccounted release"
             )
+        self._private_training()
         whole = self.privacy.mechanism in {"clip", "gaussian"}
         if whole and self.model.kind == "linear" and self.model.linear.strategy == "newton":
             raise ValueError(
@@ -79,6 +80,35 @@ class Params(Section):
                 "model.linear.strategy local_dp trains once: set model.linear.rounds to 1"
             )
         return self
+
+    def _private_training(self) -> None:
+        """What clipping record and strategy private ask of each other and of the rest."""
+        privacy, linear = self.privacy, self.model.linear
+        record = privacy.clipping == "record"
+        if record != (self.model.kind == "linear" and linear.strategy == "private"):
+            raise ValueError(
+                "privacy.clipping record and model.linear.strategy private go together"
+            )
+        if linear.basis == "additive" and not record:
+            raise ValueError("model.linear.basis additive belongs to strategy private")
+        if not record:
+            return
+        if self.aggregation.evaluate_every and privacy.evaluates == "noised":
+            raise ValueError(
+                "privacy.evaluation noised is one release at the end: set "
+                "aggregation.evaluate_every to 0"
+            )
+        if privacy.noise == "distributed":
+            protection = getattr(self.aggregation, "protection", "none")
+            if protection != "masks" and not privacy.simulate_sums:
+                raise ValueError(
+                    "privacy.noise distributed needs secure sums (aggregation.protection masks): "
+                    "one site's share of the noise protects nobody from who sees single updates. "
+                    "privacy.simulate_sums allows it in a simulation, marked as not private "
+                    "towards the coordinator"
+                )
+            if privacy.dropouts >= self.federation.required:
+                raise ValueError("privacy.dropouts must be fewer than the sites of a quorum")
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON of all values."""

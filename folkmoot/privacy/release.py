@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from folkmoot.contract import Contract
 from folkmoot.params import Params, Privacy
-from folkmoot.privacy.accountant import epsilon
+from folkmoot.privacy.accountant import count, epsilon
 from folkmoot.privacy.events import Event, Gaussian, PureDP, from_dict
+from folkmoot.privacy.training import schedule
 from folkmoot.wire import canonical_json
 
 __all__ = ["charge", "planned", "receipt", "release_id"]
@@ -44,11 +46,15 @@ def charge(privacy: Privacy, part: str = "update") -> dict[str, Event]:
     return {}
 
 
-def planned(params: Params) -> dict[Event, int]:
+def planned(params: Params, contract: Contract) -> dict[Event, int]:
     """What a whole run will charge each site at most, with counts; known before its first round.
 
-    Where ``privacy.epsilon`` is the budget of a run, rounds end before it would be passed.
+    Where ``privacy.epsilon`` is the budget of a run, rounds end before it would be passed; under
+    clipping ``record`` the schedule spends it and no more.
     """
+    if params.privacy.clipping == "record":
+        run = schedule(params, contract)
+        return count([r.event for r in (*run.releases, run.evaluation) if r is not None])
     events = charge(params.privacy).values()
     rounds, budget = params.model.rounds, params.privacy.epsilon
     if params.privacy.mechanism == "gaussian" and budget is not None:
@@ -129,6 +135,8 @@ def receipt(
     sensitivity = max(
         (float(e["sensitivity"]) for e in events.values() if "sensitivity" in e), default=None
     )
+    if privacy.clipping == "record":
+        return _record(identity, privacy, events, delta, free)
     return {
         "release_id": identity,
         "mechanism": privacy.mechanism,
@@ -141,5 +149,36 @@ def receipt(
         "delta": delta if dp else None,
         "private": dp and not privacy.seeded,
         "seeded": dp and privacy.seeded,
+        "unaccounted": dict.fromkeys(free, UNACCOUNTED),
+    }
+
+
+def _record(
+    identity: str,
+    privacy: Privacy,
+    events: Mapping[str, Mapping[str, Any]],
+    delta: float,
+    free: Sequence[str],
+) -> dict[str, Any]:
+    """Receipt under clipping record: every number is in the events; who adds the noise is said.
+
+    ``private`` speaks of the release itself: a share of noise, or none, protects nobody from who
+    reads single releases in the clear.
+    """
+    clear = privacy.noise == "coordinator" or privacy.simulate_sums
+    return {
+        "release_id": identity,
+        "mechanism": privacy.mechanism,
+        "clipping": "record",
+        "noise": privacy.noise,
+        "events": {name: dict(event) for name, event in events.items()},
+        "clip_norm": None,
+        "noise_multiplier": None,
+        "sensitivity": max((float(e["sensitivity"]) for e in events.values()), default=None),
+        "unit": privacy.unit,
+        "relation": privacy.relation,
+        "delta": delta,
+        "private": not privacy.seeded and not clear,
+        "seeded": privacy.seeded,
         "unaccounted": dict.fromkeys(free, UNACCOUNTED),
     }

@@ -17,6 +17,7 @@ from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.accountant import epsilon
 from folkmoot.privacy.events import Event, from_dict
+from folkmoot.privacy.training import schedule
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact, canonical_json, decode, encode
 from pipelines.coordinator import lock
@@ -24,6 +25,7 @@ from pipelines.coordinator.aggregate import aggregator
 from pipelines.coordinator.collect import Collected, collect, fold
 from pipelines.coordinator.fits import check_update
 from pipelines.coordinator.open_round import load_json
+from pipelines.coordinator.private_metrics import noised_metrics
 
 __all__ = ["aggregate", "combined_metrics"]
 
@@ -59,6 +61,8 @@ def combined_metrics(context: RunContext, updates: Sequence[ReleasedUpdate]) -> 
     counts = {u.site: u.parts["evaluation"].arrays for u in updates if "evaluation" in u.parts}
     if not counts:
         return {}
+    if context.params.privacy.clipping == "record":
+        return noised_metrics(context.contract, counts)
     pooled = metrics.combine([counts[site] for site in sorted(counts)])
     return {
         "overall": metrics.metrics(task, pooled),
@@ -156,6 +160,9 @@ def _stop(
     privacy: Mapping[str, Any],
     updates: Sequence[ReleasedUpdate],
 ) -> str | None:
+    if context.params.privacy.clipping == "record":
+        ended = meta["round"] == schedule(context.params, context.contract).rounds
+        return "schedule" if ended and meta["round"] < context.params.model.rounds else None
     if meta["calm"] >= context.params.model.chosen.early_stopping.patience:
         return "converged"
     settings = context.params.privacy

@@ -18,8 +18,10 @@ from folkmoot.features import feature_space
 from folkmoot.plan import RunContext
 from folkmoot.privacy.events import Event, from_dict
 from folkmoot.privacy.release import charge, receipt
+from folkmoot.privacy.training import charges
 from folkmoot.updates import LinearUpdate, ReleasedUpdate, Statistics, TreeUpdate
 from folkmoot.wire import canonical_json
+from pipelines.coordinator.private_metrics import noised_fits
 
 __all__ = ["check_evaluation", "check_statistics", "check_update"]
 
@@ -43,14 +45,21 @@ def check_update(update: ReleasedUpdate, context: RunContext) -> None:
     _demand(update.parts.keys() <= {"update", "evaluation"}, update, "has parts nobody asked for")
     if context.params.aggregation.weighting == "uniform":
         _demand(update.parts["update"].weight == 1.0, update, "claims a weight of its own")
-    _paper(update, context, charge(context.params.privacy))
+    _paper(update, context, _costs(context, update.meta["round"]))
     _evaluation(update, context)
+
+
+def _costs(context: RunContext, round: int) -> dict[str, Event]:
+    """What a release of the round must cost; round 0: the final evaluation."""
+    if context.params.privacy.clipping == "record":
+        return charges(context.params, context.contract, round)
+    return charge(context.params.privacy) if round else {}
 
 
 def check_evaluation(update: ReleasedUpdate, context: RunContext) -> None:
     """Counts of the final model on held-out rows; raises as :func:`check_update`."""
     _demand(update.parts.keys() <= {"evaluation"}, update, "has parts nobody asked for")
-    _paper(update, context, {})
+    _paper(update, context, _costs(context, 0))
     _evaluation(update, context)
 
 
@@ -76,7 +85,10 @@ def _shapes(context: RunContext) -> dict[str, tuple[int, ...]]:
 
 
 def _evaluation(update: ReleasedUpdate, context: RunContext) -> None:
-    if "evaluation" in update.parts:
+    if context.params.privacy.clipping == "record":
+        noised = update.parts.get("evaluation")
+        _demand(noised is None or noised_fits(noised, context.contract), update, "has odd counts")
+    elif "evaluation" in update.parts:
         arrays = _counts(update, "evaluation")
         fit = metrics.fits(context.contract.task, arrays, len(context.contract.classes))
         _demand(fit, update, "has counts of another shape than the contract gives")

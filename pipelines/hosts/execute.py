@@ -30,6 +30,7 @@ BODIES = {
     "site.train_linear": "site_tasks.train_linear:train",
     "site.train_trees": "site_tasks.train_trees:train",
     "site.train_local_dp": "site_tasks.train_local_dp:train",
+    "site.train_private": "site_tasks.private.train:train",
     "site.evaluate": "site_tasks.evaluate:evaluate",
     "coordinator.initialise": "pipelines.coordinator.open_round:initialise",
     "coordinator.aggregate": "pipelines.coordinator.close_round:aggregate",

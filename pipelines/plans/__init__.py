@@ -7,6 +7,7 @@ from folkmoot.errors import ConfigError
 from folkmoot.generalisation import check_levels
 from folkmoot.params import Params
 from folkmoot.plan import RoundPlan
+from folkmoot.privacy.training import schedule
 from pipelines.plans import linear, trees
 from pipelines.plans.stages import final, prepare
 
@@ -32,6 +33,8 @@ def plan_of(params: Params, contract: Contract) -> RoundPlan:
     ------
     ConfigError
         ``config.invalid`` where params and contract do not fit each other.
+    PrivacyError
+        ``privacy.small-data`` where the plan's noise would drown the answer.
     """
     _fit(params, contract)
     rounds = {"linear": linear.rounds, "trees": trees.rounds}[params.model.kind]
@@ -47,6 +50,8 @@ def plan_of(params: Params, contract: Contract) -> RoundPlan:
 
 def _fit(params: Params, contract: Contract) -> None:
     check_levels(contract, params.anonymisation)
+    if params.privacy.clipping == "record":
+        schedule(params, contract)  # refuses what noise would drown, before anything is spent
     if params.privacy.mechanism == "diffprivlib" and contract.task == "multiclass":
         raise ConfigError(
             "config.invalid",

@@ -13,8 +13,8 @@ __all__ = ["rounds"]
 
 def rounds(params: Params) -> Iterable[Step]:
     """Steps of all rounds."""
-    local = params.model.linear.strategy == "local_dp"
-    body = "site.train_local_dp" if local else "site.train_linear"
+    bodies = {"local_dp": "site.train_local_dp", "private": "site.train_private"}
+    body = bodies.get(params.model.linear.strategy, "site.train_linear")
     for round in range(1, params.model.linear.rounds + 1):
         yield from one_round(
             params, round, body, params.federation.members, params.federation.required

@@ -28,6 +28,7 @@ _MODULES = {
     "fedavg": "linear",
     "fedprox": "linear",
     "local_dp": "linear",
+    "private": "private_rounds",
     "fedadam": "optimisers",
     "fedyogi": "optimisers",
     "fedadagrad": "optimisers",

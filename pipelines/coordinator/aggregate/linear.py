@@ -81,7 +81,8 @@ def initial(statistics: Sequence[ReleasedUpdate], context: RunContext) -> Artefa
         "weights": weights,
         "parents": {u.site: u.digest for u in ordered},
         "private": params.privacy.mechanism in {"gaussian", "diffprivlib"}
-        and not params.privacy.seeded,
+        and not params.privacy.seeded
+        and not params.privacy.simulate_sums,
     }
     arrays = {
         "coef": np.zeros((classes, len(space))),

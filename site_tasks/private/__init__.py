@@ -1,0 +1,1 @@
+"""Sums over clipped records on an integer grid: what private training of linear models releases."""
