@@ -73,7 +73,7 @@ def rows(
     most : float, optional
         Share that fills the width; the largest one when absent.
     """
-    thick, gap, width, left, right = 15, 12, 760, 250, 70
+    thick, gap, width, left, right = 17, 12, 760, 290, 70
     top = 34 if len(series) > 1 else 8
     group = thick * len(series) + gap
     shares = [value for _, _, values in series for value in values if value is not None]

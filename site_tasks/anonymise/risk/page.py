@@ -17,15 +17,15 @@ body{font:15px/1.5 system-ui,sans-serif;color:#1d2733;background:#f4f6f8;margin:
 main{max-width:1240px;margin:0 auto;padding:28px 24px 60px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 6px}
 p{margin:0 0 12px;color:#4a5868}.tiles{display:flex;flex-wrap:wrap;gap:12px;margin:18px 0}
-.tile{background:#fff;border:1px solid #dde3ea;border-radius:8px;padding:12px 16px;flex:1 1 150px}
-.tile b{display:block;font-size:22px}.tile span{color:#5b6a7b;font-size:13px}
+.tile{background:#fff;border:1px solid #dde3ea;border-radius:8px;padding:12px 16px;flex:1 1 120px}
+.tile b{display:block;font-size:18px;white-space:nowrap}.tile span{color:#5b6a7b;font-size:13px}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(520px,1fr));gap:16px}
 section{background:#fff;border:1px solid #dde3ea;border-radius:8px;padding:18px 20px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 td,th{padding:5px 8px;text-align:right;border-bottom:1px solid #e8edf2}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#4a5868}
 .chip{display:inline-block;background:#e3eef8;border-radius:12px;padding:2px 10px;margin:2px 6px 2px 0}
-svg{width:100%;height:auto;font:12px system-ui,sans-serif;fill:#1d2733}
+svg{width:100%;height:auto;font:14px system-ui,sans-serif;fill:#1d2733}
 svg .grid{stroke:#e2e8ee}svg .axis{fill:#5b6a7b}svg .figure{fill:#4a5868}
 """
 
