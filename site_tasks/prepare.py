@@ -213,6 +213,7 @@ def _job(context: RunContext, home: SiteHome, record: Mapping[str, Any], target:
         series,
         None if population is None else home.root / population,
         home.name,
+        report=target.parent if settings.k > 1 or settings.extra else None,
     )
 
 

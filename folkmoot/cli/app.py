@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import folkmoot
-from folkmoot.cli import data, doctor, ledger, lineage, params, plan, run, site
+from folkmoot.cli import anonymise, audit, data, doctor, ledger, lineage, params, plan, run, site
 
 __all__ = ["app"]
 
@@ -34,7 +34,9 @@ def _root(
 
 run.register(app)
 lineage.register(app)
+anonymise.register(app)
 doctor.register(app)
+audit.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(site.app, name="site")
 app.add_typer(ledger.app, name="ledger")

@@ -30,6 +30,7 @@ from folkmoot.generalisation import (
     level_of,
 )
 from folkmoot.params import Anonymisation
+from site_tasks.anonymise.account import coded_table, generalised_recoding, write_report
 from site_tasks.anonymise.chosen import chosen_models, sensitive_column
 from site_tasks.anonymise.classes import count_classes
 from site_tasks.anonymise.coded import encode
@@ -137,6 +138,9 @@ def anonymise(job: Job) -> Report:
         _fields(job, suppressing=visible is not None),
         _written(job, visible, models),
     )
+    if job.report is not None and contract.with_role("quasi_identifier"):
+        coded = coded_table(job)
+        write_report(job, generalised_recoding(job, coded, visible), coded, report.difference)
     return report
 
 

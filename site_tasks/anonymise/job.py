@@ -38,6 +38,10 @@ class Job:
     numbered : bool
         Whether the table keeps each row's number in the dataset, where rows are left out; it must
         never leave the site.
+    report : Path, optional
+        Folder of the site for the risk report; none is made without one.
+    utility : bool
+        Whether models are trained for it, before and after, where the label has two classes.
     """
 
     source: Path
@@ -50,6 +54,8 @@ class Job:
     population: Path | None = None
     site: str | None = None
     numbered: bool = True
+    report: Path | None = None
+    utility: bool = False
 
 
 @dataclass(frozen=True)

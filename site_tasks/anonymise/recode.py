@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from folkmoot.cells import interval_text, set_text
 from folkmoot.conversion import converted_contract
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.chosen import chosen_models, sensitive_column
-from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets, encode
-from site_tasks.anonymise.columns import column_of, quasi_identifiers
+from site_tasks.anonymise.account import coded_table, write_report
+from site_tasks.anonymise.chosen import chosen_models
+from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets
+from site_tasks.anonymise.columns import quasi_identifiers
 from site_tasks.anonymise.identifiers import (
     converted_chunks,
     identified_chunks,
@@ -92,7 +93,7 @@ def anonymise_locally(job: Job) -> Report:
     rows = row_count(job.source)
     if rows < settings.k:
         raise too_few(rows, settings.k, job.site)
-    coded, keys = _coded(job, columns, rows)
+    coded, keys = coded_table(job), _row_keys(job, rows)
     series = Series() if job.series is None else Series.load(job.series)
     classes, fresh = series.enter(job.fingerprint, keys)
     if fresh:
@@ -108,34 +109,17 @@ def anonymise_locally(job: Job) -> Report:
         series.save(job.series)  # before the table: a version is what it is from here on
     write_table(job.target, _fields(job, columns), _written(job, merged))
     found = difference(series, job.fingerprint, settings.k)
+    write_report(job, merged, coded, found)
     return Report(rows, merged.suppressed, rows, waiting, retired, merged.loss(), found)
 
 
-def _coded(job: Job, columns: tuple[Column, ...], rows: int) -> tuple[Coded, Keys]:
-    """Codes of the quasi-identifiers and the sensitive column, and a key for every row."""
-    contract, settings = job.contract, job.settings
-    protected = sensitive_column(contract, settings)
-    secret = None if protected is None else column_of(protected)
-    codes = np.empty((rows, len(columns)), np.int32, order="F")
-    sensitive = None if secret is None else np.empty(rows, np.int32)
-    hashes = []
-    names = [column.name for column in columns]
-    if secret is not None and secret.name not in names:
-        names.append(secret.name)
-    if job.series is not None:
-        names = kept_columns(contract, settings, identifiers=False)
-    start = 0
-    for frame in converted_chunks(job.source, names, contract, settings, job.secret):
-        end = start + len(frame)
-        for j, column in enumerate(columns):
-            codes[start:end, j] = encode(frame[column.name], column)
-        if sensitive is not None and secret is not None:
-            sensitive[start:end] = encode(frame[secret.name], secret)
-        if job.series is not None:
-            hashes.append(row_hashes(frame, job.secret))
-        start = end
-    keys = row_keys(hashes) if job.series is not None else np.arange(rows, dtype=np.uint64)
-    return Coded(columns, codes, sensitive, () if secret is None else secret.domain), keys
+def _row_keys(job: Job, rows: int) -> Keys:
+    """A key for every row, where earlier versions count."""
+    if job.series is None:
+        return np.arange(rows, dtype=np.uint64)
+    names = kept_columns(job.contract, job.settings, identifiers=False)
+    read = converted_chunks(job.source, names, job.contract, job.settings, job.secret)
+    return row_keys([row_hashes(frame, job.secret) for frame in read])
 
 
 def _grow(

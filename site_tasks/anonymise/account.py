@@ -1,0 +1,123 @@
+"""The risk report of a table that was just anonymised, written beside it at the site."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.conversion import converted, converted_contract
+from folkmoot.features import encode_label
+from site_tasks.anonymise.chosen import chosen_models, sensitive_column
+from site_tasks.anonymise.coded import Cells, Coded, Ranges, Recoding, Sets, encode
+from site_tasks.anonymise.columns import column_of, quasi_identifiers
+from site_tasks.anonymise.identifiers import converted_chunks
+from site_tasks.anonymise.job import Job
+from site_tasks.table import row_count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["coded_table", "generalised_recoding", "write_report"]
+
+Codes = NDArray[np.int32]
+
+
+def write_report(
+    job: Job, recoding: Recoding | None, coded: Coded | None, revealed: Mapping[str, int]
+) -> dict[str, Any] | None:
+    """Write ``risk.json`` and ``risk.html`` into ``job.report``, where it is given.
+
+    Parameters
+    ----------
+    job : Job
+        What was anonymised.
+    recoding : Recoding or None
+        What became of the table; nothing is reported on a table without one.
+    coded : Coded or None
+        The table before; read again where absent.
+    revealed : mapping
+        What the difference to earlier releases reveals.
+
+    Returns
+    -------
+    dict or None
+        The report; see ``site_tasks.anonymise.risk``.
+    """
+    if job.report is None or recoding is None:
+        return None
+    from site_tasks.anonymise.risk.report import assess, write
+
+    coded = coded or coded_table(job)
+    protected = sensitive_column(job.contract, job.settings)
+    label = _labels(job) if job.utility and len(job.contract.classes) == 2 else None
+    report = assess(
+        coded,
+        recoding,
+        chosen_models(job.contract, job.settings),
+        site=job.site or "",
+        name="" if protected is None else protected.name,
+        label=label,
+    )
+    report["difference"] = dict(revealed)
+    write(report, job.report)
+    return report
+
+
+def coded_table(job: Job) -> Coded:
+    """Quasi-identifiers and the models' sensitive column as codes; memory 4 bytes a cell."""
+    contract, settings = job.contract, job.settings
+    columns = quasi_identifiers(converted_contract(contract))
+    protected = sensitive_column(contract, settings)
+    secret = None if protected is None else column_of(protected)
+    rows = row_count(job.source)
+    codes = np.empty((rows, len(columns)), np.int32, order="F")
+    sensitive = None if secret is None else np.empty(rows, np.int32)
+    names = [column.name for column in columns]
+    if secret is not None and secret.name not in names:
+        names.append(secret.name)
+    start = 0
+    for frame in converted_chunks(job.source, names, contract, settings, job.secret):
+        end = start + len(frame)
+        for j, column in enumerate(columns):
+            codes[start:end, j] = encode(frame[column.name], column)
+        if sensitive is not None and secret is not None:
+            sensitive[start:end] = encode(frame[secret.name], secret)
+        start = end
+    return Coded(columns, codes, sensitive, () if secret is None else secret.domain)
+
+
+def generalised_recoding(
+    job: Job, coded: Coded, visible: NDArray[np.bool_] | None
+) -> Recoding | None:
+    """A globally generalised table as classes and cells.
+
+    None where a number that is not whole keeps its value: it has no code of its own.
+    """
+    from site_tasks.anonymise.full_domain import recode
+    from site_tasks.anonymise.models import KAnonymity
+
+    levels = {column.name: job.settings.levels.get(column.name, 0) for column in coded.columns}
+    if not levels or any(column.width and not levels[column.name] for column in coded.columns):
+        return None
+    whole = recode(coded, [KAnonymity(1)], levels)
+    if visible is None:
+        return whole
+    kept = np.where(visible, whole.classes, -1)
+    used, numbered = np.unique(kept[visible], return_inverse=True)
+    classes = np.full(len(kept), -1, np.int32)
+    classes[visible] = numbered
+    return Recoding(whole.columns, classes, tuple(_taken(c, used) for c in whole.cells))
+
+
+def _taken(cells: Cells, at: NDArray[Any]) -> Cells:
+    if isinstance(cells, Ranges):
+        return Ranges(cells.low[at], cells.high[at], cells.missing[at])
+    return Sets(cells.words[at])
+
+
+def _labels(job: Job) -> NDArray[Any]:
+    label = converted(job.contract.label)
+    chunks = converted_chunks(job.source, [label.name], job.contract, job.settings, job.secret)
+    return np.concatenate([encode_label(frame[label.name], job.contract) for frame in chunks])
