@@ -98,6 +98,13 @@ class Design:
         """Number of columns, the constant not counted."""
         return len(self.kept) + sum(len(edges) + 1 for _, edges in self.binned)
 
+    def only(self) -> Design:
+        """The design of the features without bins, alone."""
+        at = self.kept
+        lower = None if self.lower is None else self.lower[at]
+        upper = None if self.upper is None else self.upper[at]
+        return Design(self.mean[at], self.scale[at], lower, upper)
+
     def fits(self, d: int) -> bool:
         """Whether every array has a shape, type and range that a model of d features can have."""
         pairs = ((self.lower, self.upper), (self.feature, self.edge))

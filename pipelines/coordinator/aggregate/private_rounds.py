@@ -124,7 +124,9 @@ def _designed(
             found = edges_of(layout, int(j), counts, most, ABOVE * deviation)
             features += [int(j)] * len(found)
             edges += found.tolist()
-        scale = np.where(np.isin(np.arange(len(scale)), features), 1 / HEIGHT, scale)
+        binned = np.isin(np.arange(len(scale)), features)
+        scale = np.where(binned, 1 / HEIGHT, scale)
+        lower, upper = np.where(binned, layout.lower, lower), np.where(binned, layout.upper, upper)
         bins = np.array(features, np.int64), np.array(edges, np.float64)
         design = Design(np.where(number, mean, 0.0), scale, lower, upper, *bins)
     else:
