@@ -47,7 +47,9 @@ def recode(
         makes smaller classes.  ``microaggregation`` groups the rows that lie nearest (MDAV),
         for tables of ordered columns.
     suppression_limit : float
-        Share of the rows that may be suppressed; rows are only where that loses less in all.
+        Share of the rows that may be suppressed.  ``mondrian`` without models suppresses rows where
+        that loses less in all; nothing else does, as every table that can be recoded can be
+        recoded without.
 
     Returns
     -------
@@ -81,4 +83,4 @@ def recode(
             f"The table has {coded.rows} rows, fewer than k = {k}.",
             "Lower k, or leave this dataset out.",
         )
-    return METHODS[method](coded, prepare(coded, k, models), suppression_limit)
+    return METHODS[method](coded, prepare(coded, k, models, method), suppression_limit)

@@ -31,7 +31,7 @@ from site_tasks.anonymise.models import (
 )
 from site_tasks.anonymise.models.base import SLACK
 
-__all__ = ["Conditions", "conditions", "holds"]
+__all__ = ["Conditions", "both", "conditions", "holds"]
 
 _DISTINCT, _ENTROPY, _RECURSIVE, _EQUAL, _ORDERED, _TREE, _ALPHA, _BETA, _DELTA = range(9)
 
@@ -215,12 +215,29 @@ def holds(counts: Any, kinds: Any, figures: Any, groups: Any, total: Any) -> Any
 
 
 @compiled
+def both(
+    one: Any, whole: Any, other: Any, kinds: Any, figures: Any, groups: Any, total: Any
+) -> Any:
+    """Whether a class and the rest of a whole hold; ``other`` is room for the rest."""
+    for s in range(one.shape[0]):
+        other[s] = whole[s] - one[s]
+    return holds(one, kinds, figures, groups, total) and holds(other, kinds, figures, groups, total)
+
+
+@compiled
 def _tail(counts: Any, l: Any) -> Any:  # noqa: E741
     """Rows of all but the l - 1 most frequent values."""
-    ranked = np.sort(counts)
+    rest = counts.copy()
     rows = 0
-    for s in range(counts.shape[0] - max(l - 1, 0)):
-        rows += ranked[s]
+    for s in range(rest.shape[0]):
+        rows += rest[s]
+    for _ in range(min(l - 1, rest.shape[0])):
+        top = 0
+        for s in range(rest.shape[0]):
+            if rest[s] > rest[top]:
+                top = s
+        rows -= rest[top]
+        rest[top] = 0
     return rows
 
 

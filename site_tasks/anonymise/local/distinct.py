@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from site_tasks.anonymise.coded import Coded, Distinct
 from site_tasks.anonymise.local.compiled import Index, compiled
 
-__all__ = ["Keys", "distinct", "find", "pack", "unpack"]
+__all__ = ["LIMIT", "Keys", "distinct", "find", "grouped", "pack", "radices", "unpack"]
 
 Keys = NDArray[np.int64]
-_LIMIT = 2**62
+LIMIT = 2**62
 _FEW = 2048
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _BUCKETS = 9
@@ -29,10 +29,10 @@ _PIECE = 1 << 19
 def distinct(coded: Coded, *, sensitive: bool = False) -> Distinct:
     """Distinct rows with counts; see :meth:`site_tasks.anonymise.coded.Coded.distinct`."""
     sizes = radices(coded, sensitive=sensitive)
-    if np.prod(sizes.astype(np.float64)) >= _LIMIT or coded.rows < _FEW:
+    if np.prod(sizes.astype(np.float64)) >= LIMIT or coded.rows < _FEW:
         return coded.distinct(sensitive=sensitive)
     keys = pack(coded, sizes)
-    found, counts, inverse = _group(keys)
+    found, counts, inverse = grouped(keys)
     codes, values = unpack(found, sizes, len(coded.columns))
     return Distinct(codes, values, counts, inverse)
 
@@ -84,8 +84,9 @@ def _digits(keys: Any, sizes: Any, codes: Any, values: Any) -> None:
             rest = above
 
 
-def _group(keys: Keys) -> tuple[Keys, NDArray[np.int64], NDArray[np.int32]]:
+def grouped(keys: Keys) -> tuple[Keys, NDArray[np.int64], NDArray[np.int32]]:
     """Distinct keys in order, rows of each, and its number for every row."""
+    """Distinct keys in order, rows of each, and the number of every row's key."""
     inverse = np.empty(len(keys), np.int32)
     found, *table = _insert(keys, inverse)
     found.sort()

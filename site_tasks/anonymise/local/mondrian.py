@@ -18,28 +18,28 @@ from typing import Any
 import numpy as np
 
 from site_tasks.anonymise.local.compiled import Index, compiled, first_bit, last_bit, popcount
-from site_tasks.anonymise.local.conditions import holds
+from site_tasks.anonymise.local.conditions import both
 
 __all__ = ["SAMPLE", "fill", "loss_of", "partition", "union"]
 
 SAMPLE = 16384
 _LEAST = 1e-9
+_FEW = 64
 
 
 @compiled
 def union(into: Any, at: Any, table: Any, row: Any) -> None:
     """Add the bits of ``table[row]`` to ``into[at]``; whole groups of four words."""
-    to, of = Index(at), Index(row)
     for w in range(0, into.shape[1], 4):
         p, q, r, s = Index(w), Index(w + 1), Index(w + 2), Index(w + 3)
-        a = into[to, p] | table[of, p]
-        b = into[to, q] | table[of, q]
-        c = into[to, r] | table[of, r]
-        d = into[to, s] | table[of, s]
-        into[to, p] = a
-        into[to, q] = b
-        into[to, r] = c
-        into[to, s] = d
+        a = into[at, p] | table[row, p]
+        b = into[at, q] | table[row, q]
+        c = into[at, r] | table[row, r]
+        d = into[at, s] | table[row, s]
+        into[at, p] = a
+        into[at, q] = b
+        into[at, r] = c
+        into[at, s] = d
 
 
 @compiled
@@ -76,7 +76,7 @@ def loss_of(bits: Any, row: Any, first: Any, count: Any, mask: Any, kind: Any, u
     for p in range(first.shape[0]):
         w = first[p]
         if count[p] == 1:
-            word = bits[Index(row), Index(w)] & mask[p]
+            word = bits[row, Index(w)] & mask[p]
             if kind[p] == 0:
                 out += (popcount(word) - 1) * unit[p]
             elif kind[p] == 2:
@@ -88,13 +88,13 @@ def loss_of(bits: Any, row: Any, first: Any, count: Any, mask: Any, kind: Any, u
         elif kind[p] == 0:
             found = 0
             for x in range(w, w + count[p]):
-                found += popcount(bits[row, x])
+                found += popcount(bits[row, Index(x)])
             out += (found - 1) * unit[p]
         else:
             low = -1
             high = -2
             for x in range(count[p]):
-                word = bits[row, w + x]
+                word = bits[row, Index(w + x)]
                 if word != 0:
                     if low < 0:
                         low = 64 * x + first_bit(word)
@@ -109,13 +109,13 @@ def fill(codes: Any, base: Any, table: Any, rows: Any, bits: Any) -> None:
     for i in range(codes.shape[0]):
         for j in range(codes.shape[1]):
             rows[i, j] = base[j] + codes[i, j]
-            union(bits, i, table, rows[i, j])
+            union(bits, Index(i), table, Index(rows[i, j]))
 
 
 @compiled
 def _clear(into: Any, at: Any) -> None:
     for w in range(into.shape[1]):
-        into[at, w] = 0
+        into[at, Index(w)] = 0
 
 
 @compiled
@@ -125,37 +125,37 @@ def _grow(
     """Order values so that each prefix, grown greedily, is a good set to part from the rest."""
     first, count, mask, kind, unit = parts
     grown = left.shape[0] - 1
-    _clear(left, grown)
+    _clear(left, Index(grown))
     taken = 0
     for step in range(n - 1):
         # right[i]: all that comes behind i; left[0]: what was passed over before i.
-        _clear(right, n)
+        _clear(right, Index(n))
         for i in range(n - 1, step, -1):
             for w in range(right.shape[1]):
                 right[i, w] = right[i + 1, w] if i < n - 1 else 0
-            union(right, i, sums, found[i])
-        _clear(left, 0)
+            union(right, Index(i), sums, Index(found[i]))
+        _clear(left, Index(0))
         best = np.inf
         choice = step
         for i in range(step, n):
             for w in range(left.shape[1]):
                 left[1, w] = left[grown, w]
                 left[2, w] = left[0, w]
-            union(left, 1, sums, found[i])
+            union(left, Index(1), sums, Index(found[i]))
             if i < n - 1:
-                union(left, 2, right, i + 1)
+                union(left, Index(2), right, Index(i + 1))
             rows = taken + weights[found[i]]
-            cost = rows * loss_of(left, 1, first, count, mask, kind, unit)
-            cost += (whole - rows) * loss_of(left, 2, first, count, mask, kind, unit)
+            cost = rows * loss_of(left, Index(1), first, count, mask, kind, unit)
+            cost += (whole - rows) * loss_of(left, Index(2), first, count, mask, kind, unit)
             if cost < best - _LEAST:
                 best = cost
                 choice = i
-            union(left, 0, sums, found[i])
+            union(left, Index(0), sums, Index(found[i]))
         value = found[choice]
         for i in range(choice, step, -1):  # the others keep their order
             found[i] = found[i - 1]
         found[step] = value
-        union(left, grown, sums, value)
+        union(left, Index(grown), sums, Index(value))
         taken += weights[value]
 
 
@@ -254,7 +254,8 @@ def partition(
             part = (start, end, step)
             seen = _gather(codes, bits, counts, part, open_columns[:opened], sums, weights)
             if values > 0:
-                here[:] = 0
+                for s in range(values):
+                    here[s] = 0
                 for i in range(start, end, step):
                     s = sensitive[i]
                     here[s] += counts[i]
@@ -264,14 +265,17 @@ def partition(
             for x in range(opened):
                 j = open_columns[x]
                 n = 0
-                if end - start < (base[j + 1] - base[j]) // 8:
+                if end - start < _FEW and end - start < (base[j + 1] - base[j]) // 8:
                     for i in range(start, end, step):
                         code = codes[i, j]
                         if not goes[code]:
                             goes[code] = True
-                            found[n] = code
+                            at = n
+                            while at > 0 and found[at - 1] > code:
+                                found[at] = found[at - 1]
+                                at -= 1
+                            found[at] = code
                             n += 1
-                    found[:n].sort()
                     for i in range(n):
                         goes[found[i]] = False
                 else:
@@ -281,21 +285,22 @@ def partition(
                             n += 1
                 if n > 2 and not ordered[j]:
                     _grow(found, n, weights, sums, left, right, parts, seen)
-                _clear(right, n)
+                _clear(right, Index(n))
                 for i in range(n - 1, 0, -1):
                     for w in range(words):
                         right[i, w] = right[i + 1, w] if i < n - 1 else 0
-                    union(right, i, sums, found[i])
-                _clear(left, 0)
+                    union(right, Index(i), sums, Index(found[i]))
+                _clear(left, Index(0))
                 if x == 0:  # what not cutting costs
-                    union(left, 0, sums, found[0])
-                    union(left, 0, right, 1)
-                    best = seen * loss_of(left, 0, first, count, mask, kind, unit) - _LEAST
-                    _clear(left, 0)
+                    union(left, Index(0), sums, Index(found[0]))
+                    union(left, Index(0), right, Index(1))
+                    best = seen * loss_of(left, Index(0), first, count, mask, kind, unit) - _LEAST
+                    _clear(left, Index(0))
                 gone = 0
-                one[:] = 0
+                for s in range(values):
+                    one[s] = 0
                 for i in range(n - 1):
-                    union(left, 0, sums, found[i])
+                    union(left, Index(0), sums, Index(found[i]))
                     gone += weights[found[i]]
                     for s in range(values):
                         one[s] += spread[found[i], s]
@@ -303,17 +308,14 @@ def partition(
                         continue
                     if seen - gone < k:
                         break
-                    cost = gone * loss_of(left, 0, first, count, mask, kind, unit)
-                    cost += (seen - gone) * loss_of(right, i + 1, first, count, mask, kind, unit)
+                    cost = gone * loss_of(left, Index(0), first, count, mask, kind, unit)
+                    cost += (seen - gone) * loss_of(
+                        right, Index(i + 1), first, count, mask, kind, unit
+                    )
                     if cost >= best:
                         continue
-                    if values > 0:
-                        for s in range(values):
-                            other[s] = here[s] - one[s]
-                        if not holds(one, kinds, figures, groups, total):
-                            continue
-                        if not holds(other, kinds, figures, groups, total):
-                            continue
+                    if values > 0 and not both(one, here, other, kinds, figures, groups, total):
+                        continue
                     best = cost
                     cut = j
                     size = i + 1
@@ -322,7 +324,7 @@ def partition(
                 for i in range(n):
                     code = found[i]
                     weights[code] = 0
-                    _clear(sums, code)
+                    _clear(sums, Index(code))
                     for s in range(values):
                         spread[code, s] = 0
         if cut < 0:
@@ -337,17 +339,14 @@ def partition(
         for i in range(size):
             goes[choice[i]] = True
         if values > 0 and step > 1:
-            one[:] = 0
-            other[:] = 0
+            for s in range(values):
+                one[s] = 0
+                here[s] = 0
             for i in range(start, end):
+                here[sensitive[i]] += counts[i]
                 if goes[codes[i, cut]]:
                     one[sensitive[i]] += counts[i]
-                else:
-                    other[sensitive[i]] += counts[i]
-            if not (
-                holds(one, kinds, figures, groups, total)
-                and holds(other, kinds, figures, groups, total)
-            ):
+            if not both(one, here, other, kinds, figures, groups, total):
                 for i in range(size):
                     goes[choice[i]] = False
                 stack[deep, 2] = end - start
@@ -377,12 +376,16 @@ def partition(
                 if values > 0:
                     moved_sensitive[aside] = sensitive[i]
                 aside += 1
-        codes[middle:end] = moved_codes[:aside]
-        bits[middle:end] = moved_bits[:aside]
-        counts[middle:end] = moved_counts[:aside]
-        where[middle:end] = moved_where[:aside]
-        if values > 0:
-            sensitive[middle:end] = moved_sensitive[:aside]
+        for x in range(aside):
+            i = middle + x
+            for j in range(q):
+                codes[i, j] = moved_codes[x, j]
+            for w in range(words):
+                bits[i, w] = moved_bits[x, w]
+            counts[i] = moved_counts[x]
+            where[i] = moved_where[x]
+            if values > 0:
+                sensitive[i] = moved_sensitive[x]
         for i in range(size):
             goes[choice[i]] = False
         # The larger side waits: the stack stays as shallow as a logarithm.
