@@ -7,6 +7,8 @@ conflict.  Reading can demand a digest.
 Keys are laid out per run::
 
     <federation>/runs/<run>/run.json                      params, contract and roster of the run
+    <federation>/runs/<run>/round-000/agreement-<site>    levels a site could live with (recoding agreed)
+    <federation>/runs/<run>/round-000/schema.json         levels that were settled on
     <federation>/runs/<run>/round-000/statistics-<site>   summed statistics
     <federation>/runs/<run>/round-RRR/update-<site>       a site's released update
     <federation>/runs/<run>/round-RRR/model               global model after round RRR

@@ -53,7 +53,7 @@ def bounds_of(column: Column) -> tuple[float, float]:
 
 def level_of(column: Column, anonymisation: Anonymisation) -> int:
     """Level to which a column is generalised; 0 for all but quasi-identifiers."""
-    return anonymisation.levels.get(column.name, 0) if column.role == "quasi_identifier" else 0
+    return anonymisation.chosen.get(column.name, 0) if column.role == "quasi_identifier" else 0
 
 
 def check_levels(contract: Contract, anonymisation: Anonymisation) -> None:
@@ -65,7 +65,7 @@ def check_levels(contract: Contract, anonymisation: Anonymisation) -> None:
         ``config.invalid``, naming the column and the deepest level it has.
     """
     quasi = {column.name: column for column in contract.with_role("quasi_identifier")}
-    for name, level in anonymisation.levels.items():
+    for name, level in (*anonymisation.levels.items(), *anonymisation.chosen.items()):
         if name not in quasi:
             raise ConfigError(
                 "config.invalid",

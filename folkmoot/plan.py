@@ -116,6 +116,12 @@ class keys:
 
     RUN = "run.json"
     RESULT = "final/result.json"
+    SCHEMA = "round-000/schema.json"
+
+    @staticmethod
+    def agreement(site: str) -> str:
+        """Which levels a site could live with (``folkmoot.agreement``)."""
+        return f"round-000/agreement-{site}"
 
     @staticmethod
     def statistics(site: str) -> str:
@@ -136,6 +142,35 @@ class keys:
     def record(round: int) -> str:
         """Who took part in a round, metrics, stop or go on."""
         return f"round-{round:03d}/record.json"
+
+    #: Set-up of secure sums: digests of all key messages, and who takes part.
+    SECURE_KEYS = "secure/keys.json"
+    SECURE_MEMBERS = "secure/members.json"
+
+    @staticmethod
+    def secure(what: str, site: str) -> str:
+        """A site's ``keys`` or ``shares`` of the set-up, or the ``inbox`` made for it."""
+        return f"secure/{what}-{site}"
+
+    @staticmethod
+    def masked_statistics(site: str) -> str:
+        """Summed statistics of a site's prepared rows, under masks."""
+        return f"round-000/masked-{site}"
+
+    @staticmethod
+    def survivors(stage: str) -> str:
+        """List of the sites whose contributions are in the secure sum of a stage."""
+        return f"{stage}/survivors.json"
+
+    @staticmethod
+    def statement(stage: str, site: str) -> str:
+        """What a site signed about its contribution to the secure sum of a stage."""
+        return f"{stage}/statement-{site}"
+
+    @staticmethod
+    def answer(stage: str, site: str) -> str:
+        """A site's shares that open the secure sum of a stage."""
+        return f"{stage}/answer-{site}"
 
     @staticmethod
     def evaluation(site: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from folkmoot.agreement import schema_digest
 from folkmoot.contract import Contract
 from folkmoot.errors import DataError
 from folkmoot.exchange import ArtifactRef
@@ -37,7 +38,7 @@ from site_tasks.prepared import (
 if TYPE_CHECKING:
     from site_tasks.anonymise.job import Job
 
-__all__ = ["anonymise", "encode", "prepare_again", "validate", "version"]
+__all__ = ["anonymise", "encode", "prepare_again", "validate", "validated_job", "version"]
 
 
 def version(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -91,8 +92,16 @@ def encode(step: Step, context: RunContext) -> list[ArtifactRef]:
             inputs=[prepared.fingerprint, prepared.digest],
             make=make,
             fingerprint=prepared.fingerprint,
+            meta=_schema(context),
         )
     ]
+
+
+def _schema(context: RunContext) -> dict[str, str]:
+    """Digest of the schema that was settled on, so that the coordinator sees one at every site."""
+    if context.params.anonymisation.settled is None:
+        return {}
+    return {"schema": schema_digest(context.contract, context.params.anonymisation)}
 
 
 def prepare_again(context: RunContext, home: SiteHome, record: dict[str, Any] | None) -> Prepared:
@@ -105,6 +114,17 @@ def prepare_again(context: RunContext, home: SiteHome, record: dict[str, Any] | 
     """
     found = _resolve(context, home, record)
     return _encoded(context, home, found)
+
+
+def validated_job(context: RunContext, home: SiteHome) -> tuple[Job, str]:
+    """The site's validated table as it is to be anonymised, and the name of its stage."""
+    from site_tasks.anonymise.table import pinned
+
+    record = _record(context, home)
+    pinned(home, context.contract, context.params.anonymisation)
+    _answered(home, _validated(context, home, record))
+    stage = _stages(context, record).validated
+    return _job(context, home, record, home.work / "agreed" / "table"), stage
 
 
 def _resolve(
@@ -168,7 +188,12 @@ def _anonymised(
 
         with write_folder(folder) as part:
             if needed(context.contract, context.params.anonymisation):
-                made = anonymise_table(_job(context, home, record, part / table.name))
+                from site_tasks.agree import own_limit, remember
+
+                job = _job(context, home, record, part / table.name)
+                stage = _stages(context, record).validated
+                made = anonymise_table(own_limit(job, context, home, stage))
+                remember(context, home)
             else:
                 made = Report(validated["rows"], 0, 1)
             _unchanged(record)

@@ -75,6 +75,10 @@ class Anonymisation(Section):
     """Generalisation level per quasi-identifier, into the contract's hierarchy; 0 keeps the value. With `agreed` the lowest levels that may be settled on."""
     suppression_limit: Share = 0.05
     """Largest share of a site's rows that may be suppressed; with `agreed` beyond what each site would suppress at its own optimum."""
+    pull_limit: Share = 0.02
+    """`agreed`: most information (share of all cells, GCP) that one site's limit of suppression may cost each other site on average; beyond that the site is left out as far as the quorum allows, or the run stops."""
+    settled: dict[str, Annotated[int, Field(ge=0)]] | None = None
+    """`agreed`: levels that the sites settled on. Filled in by the run, and kept with its model; leave it out."""
     method: Literal["mondrian", "relaxed", "microaggregation"] = "mondrian"
     """Engine of `local`: strict Mondrian with cuts chosen by what they save, `relaxed` Mondrian, which may part equal rows, or micro-aggregation (MDAV) for ordered columns."""
     sensitive: str | None = None
@@ -106,6 +110,8 @@ class Anonymisation(Section):
             raise ValueError("recoding local needs k of at least 2")
         if self.recoding == "agreed" and self.k < 2:
             raise ValueError("recoding agreed needs k of at least 2: there is nothing to settle")
+        if self.settled is not None and self.recoding != "agreed":
+            raise ValueError("settled is filled in by runs with recoding agreed: leave it out")
         if self.k_map is not None and self.k_map < self.k:
             raise ValueError(
                 "k_map below k contradicts it: every class that holds k rows stands for k people"
@@ -117,6 +123,11 @@ class Anonymisation(Section):
                 "least l"
             )
         return self
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """Levels that are used: those settled on, else the plan's."""
+        return self.levels if self.settled is None else self.settled
 
     @property
     def protects(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from folkmoot import metrics
+from folkmoot.agreement import schema_digest
 from folkmoot.errors import PrivacyError, ProtocolError
 from folkmoot.features import feature_space
 from folkmoot.plan import RunContext
@@ -45,6 +46,12 @@ def check_update(update: ReleasedUpdate, context: RunContext) -> None:
     _demand(update.parts.keys() <= {"update", "evaluation"}, update, "has parts nobody asked for")
     if context.params.aggregation.weighting == "uniform":
         _demand(update.parts["update"].weight == 1.0, update, "claims a weight of its own")
+    if context.params.privacy.mechanism == "clip":
+        size = float(
+            np.sqrt(sum(np.square(a).sum() for a in update.parts["update"].arrays.values()))
+        )
+        bound = context.params.privacy.clip_norm * (1 + 1e-9)
+        _demand(size <= bound, update, "is larger than the plan's clip norm")
     _paper(update, context, _costs(context, update.meta["round"]))
     _evaluation(update, context)
 
@@ -65,6 +72,9 @@ def check_evaluation(update: ReleasedUpdate, context: RunContext) -> None:
 
 def check_statistics(update: ReleasedUpdate, context: RunContext) -> None:
     """Summed statistics of prepared rows; raises as :func:`check_update`."""
+    if context.params.anonymisation.settled is not None:
+        own = schema_digest(context.contract, context.params.anonymisation)
+        _demand(update.meta.get("schema") == own, update, "was prepared under another schema")
     _demand(update.parts.keys() <= {"statistics"}, update, "has parts nobody asked for")
     _paper(update, context, {})
     if "statistics" in update.parts:

@@ -234,12 +234,13 @@ class _Builder:
             retry_delay=timedelta(seconds=15),
             retry_exponential_backoff=0,
         )
+        agreed = bool(self.plan.stage("agree/"))
+        if agreed:
+            with TaskGroup("agree", tooltip=docs.AGREE):
+                self._sites("agree", docs.AGREE, start)
+                self._add([self.plan.step("agree/settle")])
         with TaskGroup("prepare", tooltip=docs.PREPARE):
-            for site in self.plan.sites:
-                with TaskGroup(site, tooltip=docs.PREPARE):
-                    steps = [s for s in self.plan.stage("prepare/") if s.place == site]
-                    self._add(steps)
-                start >> self.tasks[steps[0].name]
+            self._sites("prepare", docs.PREPARE, None if agreed else start)
         self._add([self.plan.step("round-000/initialise")])
         for round in range(1, self.plan.rounds + 1):
             name = f"round-{round:03d}"
@@ -249,6 +250,15 @@ class _Builder:
             self._add(self.plan.stage("final/evaluate/"))
         conclude = self._add([self.plan.step("final/conclude")])
         self._close(start, conclude)
+
+    def _sites(self, stage: str, tooltip: str, start: OpenRun | None) -> None:
+        """A group per site with its steps of a stage, behind ``start`` where given."""
+        for site in self.plan.sites:
+            with TaskGroup(site, tooltip=tooltip):
+                steps = [s for s in self.plan.stage(f"{stage}/") if s.place == site]
+                self._add(steps)
+            if start is not None:
+                start >> self.tasks[steps[0].name]
 
     def _add(self, steps: Iterable[Step]) -> Any:
         """Tasks of steps, behind those they follow; returns the last."""
@@ -283,7 +293,7 @@ class _Builder:
         if step.name.startswith("final/evaluate/"):
             # A stage that could not close stops the evaluation as well.
             return tuple(s.name for s in self.plan if s.round and s.name.endswith("/aggregate"))
-        if step.place == COORDINATOR or step.name.startswith("prepare/"):
+        if step.place == COORDINATOR or step.name.startswith(("agree/", "prepare/")):
             return step.after
         return step.after[:1]
 

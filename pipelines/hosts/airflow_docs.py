@@ -15,6 +15,11 @@ DESCRIPTION = {
 }
 
 PREPARE = "Version, validate, anonymise and encode the site's rows; quick where nothing changed."
+ANONYMISE = (
+    "Identifiers off, quasi-identifiers recoded, privacy models proven by a checker of its own; the "
+    "risk report stays at the site."
+)
+AGREE = "The sites settle on one schema: levels of generalisation that each can live with."
 EVALUATE = "Evaluate the final model on every site's held-out rows."
 
 OPEN = """Fixes params (with the form's changes), contract and roster of the run in `run.json`.
@@ -43,15 +48,24 @@ DAGs (`schedule.on_new_data`). Rows never leave the site."""
 _BODIES = {
     "site.version": "Resolves the dataset version (DVC) and checks that the rows are those.",
     "site.validate": "Checks the rows against the data contract; errors count rows, never show them.",
+    "site.agree": (
+        "Searches the lattice of levels over the site's rows, and releases one small code per node: "
+        "in which step its loss beyond its own optimum lies, and whether it would pass its limit."
+    ),
     "site.anonymise": (
-        "Drops or pseudonymises direct identifiers, generalises quasi-identifiers, suppresses "
-        "classes that are too small."
+        "Drops or pseudonymises direct identifiers, recodes quasi-identifiers, proves every privacy "
+        "model that is asked for before anything is written, and reports the risk at the site. A "
+        "column that looks like an identifier stops it until the steward answers in `site.toml`."
     ),
     "site.encode": "Encodes rows by the contract's public categories and releases summed statistics.",
     "site.train_linear": "Computes this round's update, applies privacy, signs and releases it.",
     "site.train_trees": "Grows this round's trees, signs and releases them.",
     "site.train_local_dp": "Trains diffprivlib's own estimator and releases the model.",
     "site.evaluate": "Counts the final model's hits and errors on held-out rows, and releases counts.",
+    "coordinator.settle": (
+        "Picks the levels of least summed loss that all sites satisfy. A site whose limit alone would "
+        "cost the others too much is left out as far as the quorum allows."
+    ),
     "coordinator.initialise": "Makes the initial model, scaled by the sites' summed statistics.",
     "coordinator.aggregate": (
         "Aggregates the released updates by site name, writes the round's record, and decides "
@@ -64,6 +78,8 @@ _TITLES = {
     "site.train_linear": "Train",
     "site.train_trees": "Train",
     "site.train_local_dp": "Train",
+    "site.agree": "Levels",
+    "coordinator.settle": "Settle on levels",
 }
 
 

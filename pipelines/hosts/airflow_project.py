@@ -104,8 +104,10 @@ def run_name(dag: str, dag_run: str) -> str:
 def task_id(step: Step | str) -> str:
     """Airflow's id of a step's task: ``round-003/train/site-a`` is ``round-003.train-site-a``."""
     parts = (step if isinstance(step, str) else step.name).split("/")
-    if parts[0] == "prepare":
-        return f"prepare.{parts[2]}.{parts[1]}-{parts[2]}"
+    if parts[0] in {"agree", "prepare"} and len(parts) > 2:
+        return f"{parts[0]}.{parts[2]}.{parts[1]}-{parts[2]}"
+    if parts[0] == "agree":
+        return "agree.settle"
     if parts[0] == "final":
         return "-".join(parts[1:]) if len(parts) < 3 else f"evaluate.{parts[2]}"
     if parts[-1] == "initialise":

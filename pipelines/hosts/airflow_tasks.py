@@ -6,6 +6,7 @@ and calls ``execute``; XCom gets references and digests only.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -182,6 +183,9 @@ class StageTask(CoordinatorTask):
 
 def _outcome(step: Step, run: RunContext) -> tuple[dict[str, str], str | None]:
     """Sites left out by a stage, with the reason's code, and why rounds end (or None)."""
+    if step.name == "agree/settle":
+        schema = json.loads(run.store.get(run.key(keys.SCHEMA)))
+        return dict(schema["missing"]), None
     if step.round == 0:
         present = decode(run.store.get(run.key(keys.model(0))), kind="model").meta["parents"]
         members = run.params.federation.members

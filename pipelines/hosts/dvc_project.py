@@ -224,12 +224,18 @@ class Project:
                 kept=True,
             )
         }
+        agreed = self.params.anonymisation.recoding == "agreed"
+        if agreed:
+            stages.update(self._agreement([contract, roster]))
         for site in sites:
             home = self.workspace / "sites" / site
+            deps = [home / "data" / "dataset.version", home / "public.toml", contract]
             stages[f"prepare-{site}"] = self._stage(
                 f"prepare {site}",
-                f"{site}: version, validate, anonymise, encode",
-                [home / "data" / "dataset.version", home / "public.toml", contract],
+                f"{site}: anonymise, encode"
+                if agreed
+                else f"{site}: version, validate, anonymise, encode",
+                [*deps, self.stored(keys.SCHEMA)] if agreed else deps,
                 (*_PREPARED, "privacy.mechanism"),
                 [self.stored(keys.statistics(site))],
             )
@@ -276,6 +282,28 @@ class Project:
             ("tracking",),
             [self.report / "model.json"],
             plain=True,
+        )
+        return stages
+
+    def _agreement(self, public: list[Path]) -> dict[str, Any]:
+        """A stage per site that says which levels it could live with, and one that settles."""
+        stages = {}
+        said = {site: self.stored(keys.agreement(site)) for site in self.plan.sites}
+        for site, file in said.items():
+            home = self.workspace / "sites" / site
+            stages[f"agree-{site}"] = self._stage(
+                f"agree {site}",
+                f"{site}: version, validate, levels it could live with",
+                [home / "data" / "dataset.version", home / "public.toml", public[0]],
+                ("anonymisation", "privacy.mechanism"),
+                [file],
+            )
+        stages["settle"] = self._stage(
+            "settle",
+            "one schema: the levels of least summed loss that all sites satisfy",
+            [*said.values(), *public],
+            ("anonymisation", "federation.quorum"),
+            [self.stored(keys.SCHEMA)],
         )
         return stages
 

@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages = parser.add_subparsers(dest="stage", required=True)
     for name in ("sites", "initialise", "evaluate", "report", "publish"):
         stages.add_parser(name)
+    stages.add_parser("agree").add_argument("of")
+    stages.add_parser("settle")
     stages.add_parser("prepare").add_argument("of")
     stages.add_parser("round").add_argument("of", type=int)
     chosen = parser.parse_args(arguments)
@@ -91,6 +93,8 @@ def _stage(project: Project, name: str, of: Any) -> None:
     if name == "sites":
         return _sites(project)
     bodies: dict[str, Callable[[], None]] = {
+        "agree": lambda: _agree(project, str(of)),
+        "settle": lambda: _settle(project),
         "prepare": lambda: _prepare(project, str(of)),
         "initialise": lambda: _initialise(project),
         "round": lambda: _round(project, of),
@@ -137,6 +141,21 @@ def _sites(project: Project) -> None:
     _write(project.state / "contract.json", project.contract.model_dump(mode="json"))
     _write(project.state / "roster.json", members)
     _say(f"{len(members)} sites, contract {project.contract.name}")
+
+
+def _agree(project: Project, site: str) -> None:
+    context = _context(project)
+    for step in project.plan.stage("agree/"):
+        if step.place == site:
+            execute(step, context)
+    _say(f"{site} said which levels it could live with")
+
+
+def _settle(project: Project) -> None:
+    context = _context(project)
+    execute(project.plan.step("agree/settle"), context)
+    levels = (load_json(context, keys.SCHEMA) or {})["levels"]
+    _say(f"Levels: {', '.join(f'{name} {level}' for name, level in levels.items())}")
 
 
 def _prepare(project: Project, site: str) -> None:
@@ -197,7 +216,8 @@ def _same_versions(project: Project, context: RunContext) -> None:
                     "Run `dvc repro` again: it starts with the new version.",
                     site=site,
                 )
-            execute(project.plan.step(f"prepare/version/{site}"), context)
+            (first,) = (s for s in project.plan if s.body == "site.version" and s.place == site)
+            execute(first, context)
 
 
 def _evaluate(project: Project) -> None:

@@ -153,7 +153,7 @@ def run(
         walk = Walk(plan, context, progress)
         clock.lap("set_up")
         progress.say(f"Run {name}: {len(plan.sites)} sites prepare their data")
-        for step in plan.stage("prepare/"):
+        for step in (*plan.stage("agree/"), *plan.stage("prepare/")):
             walk.do(step)
         walk.do(plan.step("round-000/initialise"))
         clock.lap("preparation")

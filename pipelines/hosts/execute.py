@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from folkmoot.agreement import settled
 from folkmoot.contract import Contract
 from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef, ExchangeStore
@@ -25,6 +26,7 @@ Body = Callable[[Step, RunContext], list[ArtifactRef]]
 BODIES = {
     "site.version": "site_tasks.prepare:version",
     "site.validate": "site_tasks.prepare:validate",
+    "site.agree": "site_tasks.agree:agree",
     "site.anonymise": "site_tasks.prepare:anonymise",
     "site.encode": "site_tasks.prepare:encode",
     "site.train_linear": "site_tasks.train_linear:train",
@@ -32,6 +34,14 @@ BODIES = {
     "site.train_local_dp": "site_tasks.train_local_dp:train",
     "site.train_private": "site_tasks.private.train:train",
     "site.evaluate": "site_tasks.evaluate:evaluate",
+    "coordinator.settle": "pipelines.coordinator.settle:settle",
+    "site.announce": "site_tasks.secure.tasks:announce",
+    "site.share": "site_tasks.secure.tasks:share",
+    "site.statistics": "site_tasks.secure.tasks:statistics",
+    "site.unmask": "site_tasks.secure.tasks:unmask",
+    "coordinator.keys": "pipelines.coordinator.secure:keys_of",
+    "coordinator.deal": "pipelines.coordinator.secure:deal",
+    "coordinator.survivors": "pipelines.coordinator.secure:survivors",
     "coordinator.initialise": "pipelines.coordinator.open_round:initialise",
     "coordinator.aggregate": "pipelines.coordinator.close_round:aggregate",
     "coordinator.conclude": "pipelines.coordinator.close_run:conclude",
@@ -93,6 +103,7 @@ def execute(step: Step, context: RunContext) -> list[ArtifactRef]:
     found = [context.store.ref(context.key(key)) for key in step.outputs]
     if step.outputs and all(found):
         return [ref for ref in found if ref is not None]
+    context = settled(context)  # one schema for all that follows the agreement
     module, _, function = BODIES[step.body].partition(":")
     body: Body = getattr(importlib.import_module(module), function)
     if step.place == COORDINATOR:

@@ -14,14 +14,22 @@ PREPARATION = ("version", "validate", "anonymise", "encode")
 
 
 def prepare(params: Params) -> Iterable[Step]:
-    """Version, validate, anonymise, encode at each site; then the initial global model."""
+    """Version, validate, anonymise, encode at each site; then the initial global model.
+
+    Where the sites have to settle on a schema (``anonymisation.recoding: agreed``), all of them are
+    validated first, say which levels they could live with, and the coordinator settles.
+    """
     sites = params.federation.members
+    agreed = params.anonymisation.recoding == "agreed"
+    if agreed:
+        yield from _agree(params)
     for site in sites:
-        before: tuple[str, ...] = ()
-        for body in PREPARATION:
+        before: tuple[str, ...] = ("agree/settle",) if agreed else ()
+        for body in PREPARATION[2:] if agreed else PREPARATION:
             name = f"prepare/{body}/{site}"
+            inputs = (keys.SCHEMA,) if agreed else ()
             outputs = (keys.statistics(site),) if body == "encode" else ()
-            yield Step(name, f"site.{body}", site, 0, before, (), outputs)
+            yield Step(name, f"site.{body}", site, 0, before, inputs, outputs)
             before = (name,)
     yield Step(
         "round-000/initialise",
@@ -31,6 +39,28 @@ def prepare(params: Params) -> Iterable[Step]:
         after=tuple(f"prepare/encode/{site}" for site in sites),
         inputs=tuple(keys.statistics(site) for site in sites),
         outputs=(keys.model(0),),
+        quorum=params.federation.required,
+    )
+
+
+def _agree(params: Params) -> Iterable[Step]:
+    """Each site's say about levels, and the coordinator's choice."""
+    sites = params.federation.members
+    for site in sites:
+        before: tuple[str, ...] = ()
+        for body in (*PREPARATION[:2], "agree"):
+            name = f"agree/{'levels' if body == 'agree' else body}/{site}"
+            outputs = (keys.agreement(site),) if body == "agree" else ()
+            yield Step(name, f"site.{body}", site, 0, before, (), outputs)
+            before = (name,)
+    yield Step(
+        "agree/settle",
+        "coordinator.settle",
+        COORDINATOR,
+        0,
+        after=tuple(f"agree/levels/{site}" for site in sites),
+        inputs=tuple(keys.agreement(site) for site in sites),
+        outputs=(keys.SCHEMA,),
         quorum=params.federation.required,
     )
 
