@@ -16,6 +16,7 @@ import yaml
 from folkmoot.metrics import PRIMARY
 from folkmoot.plan import RunContext
 from pipelines.coordinator import mlflow_store, plots
+from pipelines.coordinator import statement as privacy_statement
 from pipelines.coordinator.published import Published, largest_epsilon
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ __all__ = ["FINGERPRINT", "Mirror", "flat_params"]
 #: MLflow keeps 36 characters of a dataset's digest; the whole fingerprint stands in this tag.
 FINGERPRINT = "folkmoot.fingerprint"
 _DIGEST = 36
+#: Epsilon by site and round, which MLflow shows as a table.
+BUDGET = "privacy_budget.json"
 _BATCH, _METRICS = 100, 1000  # params and metrics that MLflow takes at once
 _HIDDEN = ("key", "secret", "token", "password", "credential")
 
@@ -162,7 +165,7 @@ class Mirror:
         held: set[int] = set()
         for record in records:
             if record["round"] not in self._rounds[run]:
-                metrics = _of_record(record, site)
+                metrics = _of_record(record, site, self.context.params.privacy.epsilon)
                 if len(batch) + len(metrics) > _METRICS:
                     self._flush(run, batch, held)
                     batch, held = [], set()
@@ -180,7 +183,8 @@ class Mirror:
         metrics = result["metrics"] or {"overall": {}, "sites": {}}
         for site in self.context.params.federation.members:
             privacy = result["privacy"].get(site) or {}
-            tags = {f"folkmoot.{key}": privacy.get(key) for key in ("epsilon", "private")}
+            names = ("epsilon", "private", "delta", "mechanism", "accountant")
+            tags = {f"folkmoot.{key}": privacy.get(key) for key in names}
             if site in result["missing"]:
                 tags["folkmoot.left_out"] = result["missing"][site]
             self._finish(self._site(site), result, metrics["sites"].get(site, {}), tags)
@@ -190,9 +194,18 @@ class Mirror:
             "folkmoot.stop": result["stop"],
             "mlflow.note.content": summary(found, self.context),
         }
+        claims = privacy_statement.statement(found, self.context)
+        tags |= privacy_statement.tags(claims)
+        self._text(json.dumps(claims, indent=1, sort_keys=True), "privacy_statement.json")
+        self._text(privacy_statement.words(claims), "privacy_statement.md")
+        if claims["epsilon"] is not None:
+            self._text(json.dumps(privacy_statement.budget(found)), BUDGET)
+            tags["mlflow.loggedArtifacts"] = json.dumps([{"path": BUDGET, "type": "table"}])
         self._text(json.dumps(result, indent=1, sort_keys=True), "result.json")
         self._text(json.dumps(list(found.records), indent=1, sort_keys=True), "rounds.json")
-        for name, figure in plots.figures(found, self.context.contract.task).items():
+        for name, figure in plots.figures(
+            found, self.context.contract.task, self.context.params.privacy.epsilon
+        ).items():
             self.client.log_figure(self.run, figure, name)
         if found.baselines:
             self._text(json.dumps(found.baselines, indent=1, sort_keys=True), "baselines.json")
@@ -296,8 +309,8 @@ def _masked(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "federation": federation}
 
 
-def _of_record(record: Mapping[str, Any], site: str | None) -> list[Metric]:
-    """What a round record says of the federation (None) or of a site."""
+def _of_record(record: Mapping[str, Any], site: str | None, ceiling: float | None) -> list[Metric]:
+    """What a round record says of the federation (None) or of a site; epsilon has its ceiling."""
     metrics = record["metrics"] or {"overall": {}, "sites": {}}
     if site is None:
         own = metrics["overall"]
@@ -314,6 +327,8 @@ def _of_record(record: Mapping[str, Any], site: str | None) -> list[Metric]:
             "epsilon": (record["privacy"].get(site) or {}).get("epsilon"),
             "distance": (_standing(record).get(site) or {}).get("distance"),
         }
+    if values["epsilon"] is not None:
+        values["epsilon_ceiling"] = ceiling
     number, step = record["round"], record["metrics_round"]
     return _metrics({"round": number, **values}, number) + (_metrics(own, step) if own else [])
 

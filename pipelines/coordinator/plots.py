@@ -19,7 +19,7 @@ _LEGEND = 10
 Series = dict[int, float]
 
 
-def figures(found: Published, task: str) -> dict[str, Figure]:
+def figures(found: Published, task: str, ceiling: float | None = None) -> dict[str, Figure]:
     """Figures that the published material allows, by file name.
 
     Parameters
@@ -28,6 +28,8 @@ def figures(found: Published, task: str) -> dict[str, Figure]:
         What a run has published.
     task : str
         ``binary``, ``multiclass`` or ``regression``.
+    ceiling : float, optional
+        Budget of the run (``privacy.epsilon``), a line in the plot of epsilon.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def figures(found: Published, task: str) -> dict[str, Figure]:
         drawn[f"plots/{name}.png"] = _over_rounds(name, overall, sites)
     spent = epsilon_series(found)
     if spent:
-        drawn["plots/epsilon.png"] = _over_rounds("epsilon", {}, spent)
+        drawn["plots/epsilon.png"] = _over_rounds("epsilon", {}, spent, ceiling)
     bars = comparison(found, name)
     if bars:
         drawn["plots/comparison.png"] = _bars(name, bars)
@@ -90,7 +92,9 @@ def comparison(found: Published, name: str) -> dict[str, float]:
     return {label: value for label, value in bars.items() if value is not None}
 
 
-def _over_rounds(name: str, overall: Series, sites: Mapping[str, Series]) -> Figure:
+def _over_rounds(
+    name: str, overall: Series, sites: Mapping[str, Series], ceiling: float | None = None
+) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _canvas()
@@ -100,11 +104,15 @@ def _over_rounds(name: str, overall: Series, sites: Mapping[str, Series]) -> Fig
         axes.plot(*_xy(sites[site]), marker=".", linewidth=1, label=label, color=colour)
     if overall:
         axes.plot(*_xy(overall), marker="o", color="black", linewidth=2, label="all sites")
+    if ceiling is not None:
+        label = f"ceiling of the run, {ceiling:g}"
+        axes.axhline(ceiling, color="tab:red", linestyle="--", label=label)
+        axes.set_ylim(bottom=0.0)
     axes.set_xlabel("round")
     axes.set_ylabel(name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{name} over rounds" + ("" if named else f", {len(sites)} sites"))
-    if named or overall:
+    if named or overall or ceiling is not None:
         axes.legend(fontsize="small")
     return figure
 

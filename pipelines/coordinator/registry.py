@@ -11,6 +11,8 @@ tag                                    value
 ``folkmoot.held_out``                  digest of the rows that ``folkmoot.metric.*`` were taken on
 ``folkmoot.metric.<name>``             metric on all sites' held-out rows
 ``folkmoot.private`` ``.epsilon``      whether differential privacy holds, and what was spent
+``folkmoot.mechanism`` ``.unit``       of the privacy statement, which lies with the model as
+``.relation`` ``.accountant``          ``privacy_statement.md`` and ``.json``
 ``folkmoot.seeded``                    noise from a seed: NOT PRIVATE
 ``folkmoot.verdict``                   why it did or did not become champion
 =====================================  ==========================================================
@@ -31,6 +33,7 @@ from folkmoot.metrics import HIGHER_IS_BETTER, PRIMARY
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
 from folkmoot.wire import canonical_json, digest
+from pipelines.coordinator import statement as privacy_statement
 from pipelines.coordinator.mirror import Mirror, guarantee, summary
 from pipelines.coordinator.published import Published
 
@@ -165,6 +168,8 @@ def _create(mirror: Mirror, found: Published, name: str) -> ModelVersion:
     context, client = mirror.context, mirror.client
     result = found.outcome(context.run)
     tags = _tags(context, found, result)
+    claims = privacy_statement.statement(found, context)
+    tags |= privacy_statement.tags(claims)
     logged = _logged(mirror, found, result, tags)
     try:
         client.create_registered_model(
@@ -181,7 +186,7 @@ def _create(mirror: Mirror, found: Published, name: str) -> ModelVersion:
         source=logged.artifact_location,
         run_id=mirror.run,
         tags=tags,
-        description=summary(found, context),
+        description=f"{summary(found, context)}\n\n{privacy_statement.words(claims)}",
         model_id=logged.model_id,
     )
 
@@ -209,10 +214,11 @@ def _logged(
         params=run.data.params,
         model_type=result["kind"],
     )
+    claims = privacy_statement.statement(found, context)
     with tempfile.TemporaryDirectory() as temporary:
         folder, target = Path(temporary, "global_model"), Path(temporary, "model")
         folder.mkdir()
-        predictor.save(folder, data, context.contract, context.params.anonymisation)
+        predictor.save(folder, data, context.contract, settled(context).params.anonymisation)
         mlflow.pyfunc.save_model(
             path=str(target),
             loader_module="folkmoot.models.predictor",
@@ -221,7 +227,13 @@ def _logged(
             signature=_signature(context),
             input_example=predictor.example(context.contract),
             pip_requirements=requirements(result["kind"]),
-            metadata={"folkmoot": {**tags, "guarantee": guarantee(context, result, found.epsilon)}},
+            metadata={
+                "folkmoot": {
+                    **tags,
+                    "guarantee": guarantee(context, result, found.epsilon),
+                    "privacy_statement": claims,
+                }
+            },
             mlflow_model=Model(
                 artifact_path=logged.artifact_location,
                 model_uuid=logged.model_id,
@@ -229,6 +241,10 @@ def _logged(
                 model_id=logged.model_id,
             ),
         )
+        text = json.dumps(claims, indent=1, sort_keys=True)
+        (target / "privacy_statement.json").write_text(text, encoding="utf-8")
+        words = privacy_statement.words(claims)
+        (target / "privacy_statement.md").write_text(words, encoding="utf-8")
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(mirror.run, [LoggedModelOutput(logged.model_id, step=result["rounds"])])
@@ -267,7 +283,7 @@ def _signature(context: RunContext) -> ModelSignature:
 
 
 def _tags(context: RunContext, found: Published, result: Mapping[str, Any]) -> dict[str, str]:
-    params, contract = context.params, context.contract
+    params, contract = settled(context).params, context.contract
     held_out = {
         "datasets": result["datasets"],
         "contract": contract.digest(),
