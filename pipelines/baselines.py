@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot import metrics
+from folkmoot.agreement import settled
 from folkmoot.errors import ConfigError
 from folkmoot.params import Trees
 from folkmoot.plan import RunContext
@@ -53,7 +54,7 @@ def baselines(context: RunContext, sites: Sequence[str]) -> dict[str, Any]:
             "Compare with the metrics that each site computes for itself.",
         )
     prepared = {
-        site: load_prepared(context, SiteHome.find(site, context.workspace))
+        site: load_prepared(settled(context), SiteHome.find(site, context.workspace))
         for site in sorted(sites)
     }
     train = {site: _rows(p, "train") for site, p in prepared.items()}
