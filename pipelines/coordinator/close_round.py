@@ -18,12 +18,14 @@ from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.accountant import epsilon
 from folkmoot.privacy.events import Event, from_dict
 from folkmoot.privacy.training import schedule
-from folkmoot.updates import ReleasedUpdate
+from folkmoot.updates import ReleasedUpdate, SummedUpdate
 from folkmoot.wire import Artefact, canonical_json, decode, encode
-from pipelines.coordinator import lock
+from pipelines.coordinator import anchors, lock
 from pipelines.coordinator.aggregate import aggregator
+from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.collect import Collected, collect, fold
 from pipelines.coordinator.fits import check_update
+from pipelines.coordinator.gate import judge
 from pipelines.coordinator.open_round import load_json
 from pipelines.coordinator.private_metrics import noised_metrics
 
@@ -35,12 +37,23 @@ def aggregate(step: Step, context: RunContext) -> list[ArtifactRef]:
     lock.touch(context.workspace, context.federation)
     round, strategy = step.round, context.params.model.chosen.strategy
     before = decode(context.store.get(context.key(keys.model(round - 1))), kind="model")
-    collected = collect(step, context, "train", lambda site: keys.update(round, site), check_update)
+    if context.params.aggregation.masked:
+        collected = gather(step, context)
+    else:
+        collected = collect(
+            step, context, "train", lambda site: keys.update(round, site), check_update
+        )
 
     def make(updates: Sequence[ReleasedUpdate]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         if not updates:
             return before.arrays, {}
-        return aggregator(strategy)(before, updates, context, round)
+        verdict = None
+        if context.params.aggregation.defence.mode != "none":
+            verdict = judge(before, combined_metrics(context, updates), context)
+        if verdict is not None and verdict.restored is not None:
+            return verdict.restored.arrays, {"gate": verdict.meta(), "change": None}
+        arrays, changes = aggregator(strategy)(before, updates, context, round)
+        return arrays, {**changes, **({"gate": verdict.meta()} if verdict is not None else {})}
 
     try:
         collected, (arrays, changes) = fold(collected, make)
@@ -50,13 +63,24 @@ def aggregate(step: Step, context: RunContext) -> list[ArtifactRef]:
     meta["calm"] = _calm(before.meta, changes, context)
     _finite(arrays, changes, round)
     data = encode(Artefact("model", meta, arrays))
+    anchors.after_round(step, context)
     model = context.store.put(context.key(keys.model(round)), data)
     record = _record(context, round, collected, meta, model)
     return [model, context.store.put(context.key(keys.record(round)), canonical_json(record))]
 
 
 def combined_metrics(context: RunContext, updates: Sequence[ReleasedUpdate]) -> dict[str, Any]:
-    """Metrics overall (from pooled counts) and per site, from the ``evaluation`` parts."""
+    """Metrics overall (from pooled counts) and per site, from the ``evaluation`` parts.
+
+    A sum under masks has no figures of single sites.
+    """
+    if any(isinstance(u, SummedUpdate) for u in updates):
+        own = [(u, u.parts["evaluation"].arrays) for u in updates if "evaluation" in u.parts]
+        if not own:
+            return {}
+        if context.params.privacy.clipping == "record":
+            return {**noised_metrics(context.contract, {"*": own[0][1]}), "sites": {}}
+        return {"overall": metrics.metrics(context.contract.task, own[0][1]), "sites": {}}
     task = context.contract.task
     counts = {u.site: u.parts["evaluation"].arrays for u in updates if "evaluation" in u.parts}
     if not counts:
@@ -75,7 +99,11 @@ def _lineage(context: RunContext, round: int, collected: Collected) -> dict[str,
         "federation": context.federation,
         "run": context.run,
         "round": round,
-        "participants": {u.site: u.parts["update"].weight for u in collected.updates},
+        # Under masks nobody knows a single site's weight.
+        "participants": {
+            u.site: None if collected.summed else u.parts["update"].weight
+            for u in collected.updates
+        },
         "parents": {u.site: u.digest for u in collected.updates},
         "datasets": {u.site: u.meta["dataset"] for u in collected.updates},
     }
@@ -99,7 +127,7 @@ def _record(
 ) -> dict[str, Any]:
     previous = load_json(context, keys.record(round - 1)) if round > 1 else None
     privacy = _privacy(context, previous, collected.updates)
-    evaluated = combined_metrics(context, collected.updates)
+    evaluated = combined_metrics(context, collected.contributions)
     return {
         "round": round,
         "participants": meta["participants"],
@@ -112,7 +140,24 @@ def _record(
         "metrics": evaluated,
         "privacy": privacy,
         "stop": _stop(context, meta, privacy, collected.updates),
+        **_defence(context, round, meta, evaluated),
+        **({"secure": collected.report} if collected.summed else {}),
     }
+
+
+def _defence(
+    context: RunContext, round: int, meta: Mapping[str, Any], evaluated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was found out about hostile updates, and the mode that traded privacy against it."""
+    defence = context.params.aggregation.defence
+    if defence.mode == "none":
+        return {}
+    found: dict[str, Any] = {"mode": defence.mode, "standing": meta.get("standing", {})}
+    if evaluated and "gate" in meta:
+        found["rise"] = meta["gate"]["rise"]
+        taken_back = meta["gate"]["accepted"] != round - 1
+        found["taken_back"] = round - 1 if taken_back else None
+    return {"defence": found}
 
 
 def _privacy(
