@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import folkmoot
+from folkmoot.agreement import settled
 from folkmoot.metrics import HIGHER_IS_BETTER, PRIMARY
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
@@ -283,7 +284,7 @@ def _signature(context: RunContext) -> ModelSignature:
 
 
 def _tags(context: RunContext, found: Published, result: Mapping[str, Any]) -> dict[str, str]:
-    params, contract = settled(context).params, context.contract
+    params, contract = context.params, context.contract
     held_out = {
         "datasets": result["datasets"],
         "contract": contract.digest(),
