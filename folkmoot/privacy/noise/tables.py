@@ -53,17 +53,21 @@ class Table:
         self._first = first
         self.largest = max(abs(first), abs(first + len(sums)))
         # Value number j is drawn where exactly j boundaries lie at or below the uniform number.
-        self._bounds = [(part << 192) // total for part in sums]
-        high = np.array([min(b >> 176, _CELLS) for b in self._bounds], np.int64)
-        low = np.array([(b >> 128) & ((1 << 48) - 1) for b in self._bounds], np.uint64)
-        cells = np.arange(_CELLS)
-        value = first + np.searchsorted(high, cells, side="left")
-        split = np.unique(high[high < _CELLS])
-        self._cells = value.astype(np.int32)
-        self._cells[split] = _UNDECIDED - np.arange(len(split), dtype=np.int32)
-        inside = high < _CELLS  # a boundary at 1 is never reached
-        rank = np.searchsorted(split, high[inside]).astype(np.uint64)
-        self._keys = (rank << np.uint64(48)) | low[inside]
+        shift = total.bit_length() + 48
+        inverse = (1 << shift + 192) // total
+        self._bounds = [part * inverse >> shift for part in sums]
+        while self._bounds and self._bounds[-1] >> 192:  # weights of nothing at the end
+            self._bounds.pop()
+        words = b"".join([bound.to_bytes(24, "big") for bound in self._bounds])
+        parts = np.frombuffer(words, ">u2").reshape(-1, 12)
+        high = parts[:, 0].astype(np.int64)
+        low = parts[:, 1:4].astype(np.uint64) @ np.array([1 << 32, 1 << 16, 1], np.uint64)
+        held = np.bincount(high, minlength=_CELLS)
+        rank = np.cumsum(held > 0) - 1
+        self._cells = np.where(held > 0, _UNDECIDED - rank, first + np.cumsum(held) - held).astype(
+            np.int32
+        )
+        self._keys = (rank[high].astype(np.uint64) << np.uint64(48)) | low
 
     def fill(self, out: NDArray[np.int32], entropy: Entropy) -> None:
         """Draw ``len(out)`` numbers; O(len(out))."""
