@@ -40,13 +40,13 @@ class Layout:
         Bits of every code of every column.
     wide : ndarray of bool, shape (q,)
         Columns whose values share bits.
-    first, count : ndarray of int64, shape (parts,)
-        First word, and number of words, of each part of the loss.
-    mask : ndarray of uint64, shape (parts,)
-        Bits of the part where it lies within one word.
-    kind : ndarray of int64, shape (parts,)
-        0 a set, 1 a range, 2 the missing value of a range.
-    unit : ndarray of float64, shape (parts,)
+    first, count : ndarray of int64, shape (q,)
+        First word, and number of words, of each column.
+    mask : ndarray of uint64, shape (q,)
+        Bits of the column where it lies within one word.
+    kind : ndarray of int64, shape (q,)
+        0 for a set; for a range 1 and the number of the bit of its missing value.
+    unit : ndarray of float64, shape (q,)
         Loss of one bit more.
     ordered : ndarray of bool, shape (q,)
     """
@@ -76,7 +76,7 @@ def layout(columns: Sequence[Column]) -> Layout:
         shown = min(values, BUCKETS)
         unit = max(values / shown, 1.0) / max(values - 1, 1)
         if column.ordered:
-            stretches += [(j, 1, shown, unit), (j, 2, 1, 1.0 / max(values - 1, 1))]
+            stretches += [(j, 1, shown, unit), (j, 2, 1, unit)]
         else:  # the missing value is one more of the set
             stretches.append((j, 0, shown + 1, unit))
     at, words = _packed([bits for _, _, bits, _ in stretches])
@@ -94,6 +94,9 @@ def layout(columns: Sequence[Column]) -> Layout:
                 code, bit = code[:-1], bit[:-1]
         bit = bit + start
         table[base[j] + code, bit // _WORD] |= np.uint64(1) << (bit % _WORD).astype(np.uint64)
+        if sort == 2:  # comes right behind its range
+            kind[-1] = 1 + start
+            continue
         first.append(start // _WORD)
         count.append(-(-(start % _WORD + bits) // _WORD))
         mask.append(((1 << min(bits, _WORD)) - 1 << start % _WORD) & (2**_WORD - 1))

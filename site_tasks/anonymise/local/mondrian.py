@@ -75,31 +75,34 @@ def loss_of(bits: Any, row: Any, first: Any, count: Any, mask: Any, kind: Any, u
     out = 0.0
     for p in range(first.shape[0]):
         w = first[p]
-        if count[p] == 1:
-            word = bits[row, Index(w)] & mask[p]
-            if kind[p] == 0:
-                out += (popcount(word) - 1) * unit[p]
-            elif kind[p] == 2:
-                out += popcount(word) * unit[p]
-            elif word != 0:
-                out += (63 - last_bit(word) - first_bit(word)) * unit[p]
+        found = 0
+        if kind[p] == 0:
+            if count[p] == 1:
+                found = popcount(bits[row, Index(w)] & mask[p])
             else:
-                out -= unit[p]  # nothing but the missing value
-        elif kind[p] == 0:
-            found = 0
-            for x in range(w, w + count[p]):
-                found += popcount(bits[row, Index(x)])
-            out += (found - 1) * unit[p]
+                for x in range(w, w + count[p]):
+                    found += popcount(bits[row, Index(x)])
         else:
-            low = -1
-            high = -2
-            for x in range(count[p]):
-                word = bits[row, Index(w + x)]
+            absent = np.uint64(kind[p] - 1)  # where the bit of the missing value is
+            found = np.int64(
+                (bits[row, Index(absent >> np.uint64(6))] >> (absent & np.uint64(63)))
+                & np.uint64(1)
+            )
+            if count[p] == 1:
+                word = bits[row, Index(w)] & mask[p]
                 if word != 0:
-                    if low < 0:
-                        low = 64 * x + first_bit(word)
-                    high = 64 * x + 63 - last_bit(word)
-            out += (high - low) * unit[p]
+                    found += 64 - last_bit(word) - first_bit(word)
+            else:
+                low = 0
+                high = -1
+                for x in range(count[p]):
+                    word = bits[row, Index(w + x)]
+                    if word != 0:
+                        if high < 0:
+                            low = 64 * x + first_bit(word)
+                        high = 64 * x + 63 - last_bit(word)
+                found += high - low + 1
+        out += min((found - 1) * unit[p], 1.0)
     return out
 
 

@@ -52,9 +52,7 @@ def suppress_cells(coded: Coded, k: int, *, suppression_limit: float = 0.0) -> R
     hidden: list[int] = []
     while len(left) and len(hidden) < q:
         others = [j for j in range(q) if j not in hidden]
-        short = {
-            j: _sizes(coded.codes[np.ix_(left, [i for i in others if i != j])]) < k for j in others
-        }
+        short = {j: _sizes(np.delete(coded.codes[left], [*hidden, j], axis=1)) < k for j in others}
         best = min(others, key=lambda j: (int(short[j].sum()), j))
         hidden.append(best)
         shown[left, best] = False
