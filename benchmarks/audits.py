@@ -83,12 +83,12 @@ def broken() -> None:
 
 
 def told(name: str, scores: audit.Scores) -> None:
-    found = max(of_scores(scores), key=lambda one: float(one["epsilon"]))
+    free, gaussian = (one["epsilon"] for one in of_scores(scores)[:2])
     row(
         f"broken on purpose, {name}: empirical epsilon against a claim of 1",
-        f"{found['epsilon']:.2f} ({found['method']})",
+        f"{gaussian:.2f} (without assumption {free:.2f})",
         "> 1",
-        met=bool(found["epsilon"] > 1),
+        met=bool(max(free, gaussian) > 1),
     )
 
 
