@@ -19,7 +19,7 @@ from folkmoot.features import feature_space
 from folkmoot.generalisation import categories_at, is_categorical, level_of
 from folkmoot.params import Anonymisation
 
-__all__ = ["Layout", "edges_of", "moments_of"]
+__all__ = ["Layout", "edges_of", "moments_of", "public_scaling"]
 
 Floats = NDArray[np.float64]
 _EQUAL, _GROWING, _WIDE = 64, 48, 1000.0
@@ -165,6 +165,13 @@ def edges_of(layout: Layout, feature: int, counts: Floats, bins: int, least: flo
             found.append(float(edge))
             left, held, open_ = left - held, 0.0, open_ - 1
     return np.array(found)
+
+
+def public_scaling(layout: Layout) -> tuple[Floats, Floats]:
+    """Mean and scale from public bounds: numbers to [-1, 1], 0/1 features to -1/2 and 1/2."""
+    number = np.array([edges is not None for edges in layout.edges])
+    half = np.where(number, (layout.upper - layout.lower) / 2, 1.0)
+    return (layout.lower + layout.upper) / 2, np.where(half > 0, half, 1.0)
 
 
 def _edges(lower: float, upper: float) -> Floats:

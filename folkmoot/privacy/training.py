@@ -43,12 +43,14 @@ HISTOGRAM_SHARE, GRAM_SHARE, EVALUATION_SHARE = 0.05, 0.25, 0.05
 #: Norm of a design row and clip norm of its gradient over sqrt(columns + 1); chosen on adult.test.
 ROW_NORM = {"linear": 0.55, "additive": 0.80}
 GRADIENT_CLIP = {"linear": 0.35, "additive": 0.43}
+#: Norm of a row of ``[x, 1, y]`` over sqrt(d + 2): shortening a row weakens it, and biases nothing.
+MOMENTS_NORM = 0.3
 #: Clip norm of one record's gradient, and rounds, with the method ``gradient``.
-SMALL_CLIP, SMALL_ROUNDS = 0.5, 3
+SMALL_CLIP, SMALL_ROUNDS = 0.5, 5
 #: Largest noise over signal: a bin of the histogram, the Gram matrix, a gradient, the moments.
-MOST_BIN, MOST_GRAM, MOST_GRADIENT, MOST_MOMENTS = 0.02, 1.5, 1.0, 0.5
+MOST_BIN, MOST_GRAM, MOST_GRADIENT, MOST_MOMENTS = 0.02, 1.5, 1.0, 0.3
 #: Steps are 2^-exponent: of a design row, of a gradient's factor, of a count.
-ROW_EXPONENT, FACTOR_EXPONENT, COUNT_EXPONENT = 12, 14, 10
+ROW_EXPONENT, FACTOR_EXPONENT, COUNT_EXPONENT = 12, 14, 20
 
 
 #: Schedules that this process has made: every step asks for its own.
@@ -265,7 +267,7 @@ class _Noise:
             return ROW_NORM[self.linear.basis] * math.sqrt(self.columns + 1)
         if method == "gradient":
             return math.sqrt(self.features + 1)
-        return math.sqrt((self.features + 2) / 4)
+        return MOMENTS_NORM * math.sqrt(self.features + 2)
 
     def release(self, kind: Kind, multiplier: float, method: Method = "newton") -> Release:
         root = math.sqrt(self.columns + 1)

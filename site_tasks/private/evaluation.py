@@ -20,7 +20,7 @@ __all__ = ["held_out_counts"]
 def held_out_counts(
     model: Artefact, prepared: Prepared, context: RunContext, site: str
 ) -> NDArray[np.int64]:
-    """Counts of held-out rows by label and prediction, in whole steps of ``2^-10``; O(n · d).
+    """Counts of held-out rows by label and prediction, in whole steps of ``2^-20``; O(n · d).
 
     Returns
     -------

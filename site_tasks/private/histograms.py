@@ -23,7 +23,7 @@ _BLOCK = 1 << 12
 
 
 def histogram_sum(prepared: Prepared, layout: Layout) -> Integers:
-    """Counts of all bins and of the rows, in whole steps of ``2^-10``; O(n · d).
+    """Counts of all bins and of the rows, in whole steps of ``2^-20``; O(n · d).
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from folkmoot.errors import DataError, ProtocolError
 from folkmoot.features import FeatureSpace, feature_space
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
+from folkmoot.privacy.bins import Layout, public_scaling
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
@@ -177,6 +178,8 @@ def _scaling(
     ordered: Sequence[ReleasedUpdate], context: RunContext, space: FeatureSpace
 ) -> tuple[Floats, Floats]:
     kind, shape = context.params.data.scaling, (len(space),)
+    if kind == "bounds" and context.params.privacy.clipping == "record":
+        return public_scaling(Layout.of(context.contract, context.params.anonymisation))
     if kind == "none":
         return np.zeros(shape), np.ones(shape)
     if kind == "bounds":
