@@ -8,13 +8,16 @@
         │  site_tasks.release (seals, signs, writes down, publishes)
     ReleasedUpdate                              the only thing an aggregate accepts
 
+With ``aggregation.protection: masks`` a release holds a :class:`MaskedUpdate`, and what an aggregate
+accepts is the :class:`SummedUpdate` of all of them, which :func:`open_sum` makes.
+
 The two later types cannot be built by their constructors: each needs the token of its own door,
 which the module of that door alone imports (``tests/test_doors.py`` holds everybody to it).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +26,26 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import PrivacyError, ProtocolError
 from folkmoot.identity import Roster, verify
+from folkmoot.secure.layout import Layout
 from folkmoot.wire import Artefact, decode, digest
 
 __all__ = [
     "LinearUpdate",
+    "Masked",
+    "MaskedUpdate",
     "Part",
     "PrivatisedUpdate",
     "ReleasedUpdate",
     "Statistics",
+    "SummedUpdate",
     "TreeUpdate",
     "open_released",
+    "open_sum",
 ]
 
 Array = NDArray[Any]
 PRIVATISED_DOOR = object()
+MASKED_DOOR = object()
 RELEASED_DOOR = object()
 
 
@@ -95,8 +104,27 @@ class Statistics:
     weight: float = 1.0
 
 
-Part = LinearUpdate | TreeUpdate | Statistics
-_KINDS: dict[str, type] = {"linear": LinearUpdate, "trees": TreeUpdate, "statistics": Statistics}
+@dataclass(frozen=True)
+class Masked:
+    """A part whose numbers are in the release's masked vector; opens in a sum alone."""
+
+    weight: float = 1.0
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """None of its own."""
+        return {}
+
+
+Part = LinearUpdate | TreeUpdate | Statistics | Masked
+_KINDS: dict[str, type] = {
+    "linear": LinearUpdate,
+    "trees": TreeUpdate,
+    "statistics": Statistics,
+    "masked": Masked,
+}
+#: The one array of a masked release.
+MASKED_VECTOR = "masked"
 
 
 class PrivatisedUpdate:
@@ -112,6 +140,25 @@ class PrivatisedUpdate:
         self.events = {name: dict(event) for name, event in events.items()}
 
 
+class MaskedUpdate:
+    """A privatised update under masks: one vector of a ring; built by ``site_tasks.secure`` alone.
+
+    Parameters
+    ----------
+    update : PrivatisedUpdate
+        What was masked; its names and events stay, its numbers do not.
+    vector : ndarray of uint64 or uint32
+        All its numbers, masked.
+    """
+
+    def __init__(self, door: object, update: PrivatisedUpdate, vector: Array) -> None:
+        if door is not MASKED_DOOR or not isinstance(update, PrivatisedUpdate):
+            raise _order("A MaskedUpdate is made of a PrivatisedUpdate by the site's masks alone.")
+        self.parts: dict[str, Part] = {name: Masked() for name in update.parts}
+        self.events = update.events
+        self.vector = vector
+
+
 class ReleasedUpdate:
     """A signed update as published; built by ``site_tasks.release`` or :func:`open_released` alone."""
 
@@ -123,6 +170,13 @@ class ReleasedUpdate:
         self.meta = dict(meta)
         self.parts = dict(parts)
         self.digest = digest
+        #: The masked vector of a release under masks, else None.
+        self.masked: Array | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites whose contributions are in it: its own, or those of a sum."""
+        return (self.site,)
 
     @property
     def site(self) -> str:
@@ -135,13 +189,24 @@ class ReleasedUpdate:
         return dict(self.meta["receipt"])
 
 
-def to_artefact(meta: Mapping[str, Any], update: PrivatisedUpdate) -> Artefact:
-    """Artefact of a privatised update; used by ``site_tasks.seal``."""
-    if not isinstance(update, PrivatisedUpdate):
+class SummedUpdate(ReleasedUpdate):
+    """The opened sum of masked updates: means and sums over its sites; by :func:`open_sum` alone."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The contributors, sorted."""
+        return tuple(self.meta["sites"])
+
+
+def to_artefact(meta: Mapping[str, Any], update: PrivatisedUpdate | MaskedUpdate) -> Artefact:
+    """Artefact of a privatised or masked update; used by ``site_tasks.seal``."""
+    if not isinstance(update, PrivatisedUpdate | MaskedUpdate):
         raise _order("Only a PrivatisedUpdate can be sealed.")
     kinds = {kind: name for name, kind in _KINDS.items()}
     parts = {n: {"kind": kinds[type(p)], "weight": p.weight} for n, p in update.parts.items()}
     arrays = {f"{n}.{a}": v for n, p in update.parts.items() for a, v in p.arrays.items()}
+    if isinstance(update, MaskedUpdate):
+        arrays[MASKED_VECTOR] = update.vector
     return Artefact("update", {**meta, "parts": parts}, arrays)
 
 
@@ -189,7 +254,45 @@ def open_released(data: bytes, roster: Roster, expect: Mapping[str, Any]) -> Rel
             "Check that the site runs the same version of folkmoot.",
             site=site,
         ) from None
-    return ReleasedUpdate(RELEASED_DOOR, artefact.meta, parts, digest(data))
+    released = ReleasedUpdate(RELEASED_DOOR, artefact.meta, parts, digest(data))
+    released.masked = artefact.arrays.get(MASKED_VECTOR)
+    return released
+
+
+def open_sum(updates: Sequence[ReleasedUpdate], layout: Layout, total: Array) -> SummedUpdate:
+    """The sum of masked updates, once their masks were taken off ``total``; O(numbers).
+
+    Parameters
+    ----------
+    updates : sequence of ReleasedUpdate
+        The contributors' masked updates, sorted by site.
+    layout : Layout
+        Of their vectors.
+    total : ndarray of uint64
+        The unmasked sum of their vectors.
+
+    Returns
+    -------
+    SummedUpdate
+        In place of the single updates: averaged arrays as weighted means, others as sums, the
+        weight as the sum of weights.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.order`` for anything that did not come through a site's release door.
+    """
+    if not updates or any(u.masked is None or len(u.sites) != 1 for u in updates):
+        raise _order("A sum is opened of masked releases alone.")
+    found, weights = layout.decode(total)
+    parts: dict[str, Part] = {}
+    for name, kind in layout.kinds.items():
+        linear = kind == "linear"
+        parts[name] = (
+            LinearUpdate(found[name], weights[name]) if linear else Statistics(found[name])
+        )
+    meta = {"site": "*", "sites": [u.site for u in updates], "step": updates[0].meta["step"]}
+    return SummedUpdate(RELEASED_DOOR, meta, parts, "")
 
 
 def _part(name: str, entry: Mapping[str, Any], artefact: Artefact) -> Part:
@@ -206,6 +309,8 @@ def _part(name: str, entry: Mapping[str, Any], artefact: Artefact) -> Part:
         return LinearUpdate(arrays, weight)
     if entry["kind"] == "statistics":
         return Statistics(arrays, weight)
+    if entry["kind"] == "masked" and not arrays and MASKED_VECTOR in artefact.arrays:
+        return Masked(weight)
     raise ValueError
 
 

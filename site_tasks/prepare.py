@@ -80,6 +80,8 @@ def encode(step: Step, context: RunContext) -> list[ArtifactRef]:
     def make() -> Mapping[str, Part]:
         if context.params.privacy.mechanism not in {"none", "clip"}:
             return {}
+        if context.params.aggregation.masked:
+            return {}  # they leave later, under masks
         data = (prepared.folder / "statistics.bin").read_bytes()
         return {"statistics": Statistics(decode_artefact(data, kind="statistics").arrays)}
 

@@ -28,11 +28,13 @@ from folkmoot.wire import decode, digest
 from site_tasks import anchor, permissions
 from site_tasks.privatise import Raw, privatise, seed_of
 from site_tasks.seal import seal
+from site_tasks.secure import summed
 
 if TYPE_CHECKING:
     from folkmoot.exchange import ArtifactRef
     from folkmoot.plan import RunContext, Step
     from folkmoot.privacy.events import Event
+    from folkmoot.updates import MaskedUpdate, PrivatisedUpdate
     from site_tasks.home import SiteHome
 
 __all__ = ["check_releases", "has_released", "open_ledger", "release"]
@@ -121,6 +123,9 @@ def release(
     ledger = open_ledger(home, context.cache)
     path = home.releases / identity
     terms = permissions.terms(context, home)
+    masked, seen = summed(step, context), dict[str, Any]()
+    if masked:
+        from site_tasks.secure.conceal import conceal, publish_statement
     with _alone(home, identity):
         anchor.check(step, context, home, ledger)
         state = ledger.find(identity)
@@ -142,6 +147,9 @@ def release(
                 )
             _only_permitted(update.events, home)
             paper = receipt(identity, privacy, update.events, permissions.delta(context, home))
+            sealed: PrivatisedUpdate | MaskedUpdate = update
+            if masked:
+                sealed, seen = conceal(step, context, home, update, identity, inputs)
             bound = {
                 "federation": context.federation,
                 "run": context.run,
@@ -152,7 +160,7 @@ def release(
                 "dataset": fingerprint,
                 "receipt": paper,
             }
-            data = seal({**(meta or {}), **bound}, update, home.key())
+            data = seal({**(meta or {}), **seen, **bound}, sealed, home.key())
             _persist(path, data, durable=bool(costs))
             ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)
         elif costs and state.attempts == 0:
@@ -168,7 +176,10 @@ def release(
             attempt = state.attempts if costs else 0
             ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)
         anchor.show(step, context, home, ledger)
-    return context.store.put(context.key(key), data)
+    ref = context.store.put(context.key(key), data)
+    if masked:
+        publish_statement(step, context, home, data, ref.digest, seen.get("secure"))
+    return ref
 
 
 def open_ledger(home: SiteHome, cache: dict[Any, Any] | None = None) -> Ledger:

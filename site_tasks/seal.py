@@ -8,20 +8,20 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from folkmoot.identity import sign
-from folkmoot.updates import PrivatisedUpdate, to_artefact
+from folkmoot.updates import MaskedUpdate, PrivatisedUpdate, to_artefact
 from folkmoot.wire import encode
 
 __all__ = ["seal"]
 
 
-def seal(meta: Mapping[str, Any], update: PrivatisedUpdate, key: Ed25519PrivateKey) -> bytes:
+def seal(meta: Mapping[str, Any], update: PrivatisedUpdate | MaskedUpdate, key: Ed25519PrivateKey) -> bytes:
     """Encode and sign; O(bytes).
 
     Parameters
     ----------
     meta : mapping
         Binds the bytes: federation, run, round, site, step, release_id, dataset, receipt.
-    update : PrivatisedUpdate
+    update : PrivatisedUpdate or MaskedUpdate
         Its parts.
     key : Ed25519PrivateKey
         The site's.

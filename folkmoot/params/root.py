@@ -81,6 +81,36 @@ class Params(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _masked(self) -> Self:
+        aggregation, sites = self.aggregation, len(self.federation.sites)
+        if not aggregation.masked:
+            return self
+        if self.model.kind != "linear":
+            raise ValueError(
+                "aggregation.protection masks sums numbers, and whole trees cannot be summed: "
+                "set it to none for model.kind trees"
+            )
+        if self.model.linear.strategy in {"scaffold", "local_dp"}:
+            raise ValueError(
+                "aggregation.protection masks knows sums alone: scaffold weighs single sites' control "
+                "variates, local_dp publishes single models; choose another model.linear.strategy"
+            )
+        if aggregation.defence.mode == "robust":
+            raise ValueError(
+                "aggregation.defence.mode robust compares single updates, which protection masks "
+                "hides: choose mode private, or protection none"
+            )
+        threshold = aggregation.threshold
+        if threshold is not None and not sites / 2 < threshold <= sites:
+            raise ValueError(
+                f"aggregation.threshold must be more than half of the {sites} sites and at most "
+                "all of them"
+            )
+        if sites < 2:
+            raise ValueError("aggregation.protection masks needs two sites at least")
+        return self
+
     def _private_training(self) -> None:
         """What clipping record and strategy private ask of each other and of the rest."""
         privacy, linear = self.privacy, self.model.linear

@@ -1,13 +1,15 @@
 """A site's memory of a run's secure sums: written once, before anything that depends on it leaves.
 
-Each entry is a file in the site's private folder (0600) that is linked into place after an fsync.
-Whoever comes second, in another process or after a crash, finds what was written first and goes on
-with that: so keys are never drawn twice, a vector is never masked twice, and an answer is never
-given twice, whatever is asked.
+Decisions (which release a sum's masks hide, which list of survivors was answered) are lines of a
+journal, durable before they are acted on; what is large is a file that is linked into place.  Whoever
+comes second, in another process or after a crash, finds what was written first and goes on with that:
+so keys are never drawn twice, a vector is never masked twice, and an answer is never given twice,
+whatever is asked.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
@@ -46,10 +48,36 @@ class SiteState:
         except FileNotFoundError:
             return None
 
-    def once(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The entry of a name, made where there is none; durable before it is returned."""
+    def once(self, name: str, make: Callable[[], bytes], *, durable: bool = True) -> bytes:
+        """The entry of a name, made where there is none.
+
+        Durable before it is returned, unless it follows from what is: then it can be made again.
+        """
         found = self.find(name)
-        return _link(self.folder / name, make()) if found is None else found
+        return _link(self.folder / name, make(), durable) if found is None else found
+
+    def decide(self, name: str, value: str) -> str:
+        """What was decided under a name, ``value`` where nothing was; durable; one fsync."""
+        path = self.folder / "journal"
+        new = not path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(path, "a+b", opener=_private) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            lines = file.read()
+            found = _parse(lines).get(name)
+            if found is not None:
+                return found
+            torn = b"\n" if lines and not lines.endswith(b"\n") else b""
+            file.write(torn + json.dumps([name, value]).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _sync(path.parent)
+        return value
+
+    def _decided(self) -> dict[str, str]:
+        return _parse(self.find("journal") or b"")
 
     def claim(self, index: int, binding: Binding, identity: str) -> None:
         """Bind a sum's masks to the one release that they may hide.
@@ -59,7 +87,7 @@ class SiteState:
         PrivacyError
             ``secure.again`` where they hide another: the difference of both would be in the clear.
         """
-        if self.once(f"upload-{index:04d}", identity.encode) != identity.encode():
+        if self.decide(f"upload-{index:04d}", identity) != identity:
             raise PrivacyError(
                 "secure.again",
                 f"Site {self.site} was asked for another contribution to {_name(binding)}, to which "
@@ -78,8 +106,8 @@ class SiteState:
         PrivacyError
             ``secure.again`` where another list of survivors was answered.
         """
-        which = digest(listed).encode()
-        if self.once(f"list-{index:04d}", lambda: which) != which:
+        which = digest(listed)
+        if self.decide(f"list-{index:04d}", which) != which:
             raise PrivacyError(
                 "secure.again",
                 f"Site {self.site} was sent a second list of survivors for {_name(binding)}: answers "
@@ -87,14 +115,14 @@ class SiteState:
                 "Find out who made the second list; the first stays answered.",
                 site=self.site,
             )
-        return self.once(f"answer-{index:04d}", make)
+        return self.once(f"answer-{index:04d}", make, durable=False)
 
     def answered(self, before: int) -> tuple[int, str]:
         """Place and digest of the last list that was answered before a sum; (-1, "") for none."""
+        decided = self._decided()
         for index in range(before - 1, -1, -1):
-            found = self.find(f"list-{index:04d}")
-            if found is not None:
-                return index, found.decode()
+            if (found := decided.get(f"list-{index:04d}")) is not None:
+                return index, found
         return -1, ""
 
     def compare(self, content: str, survivors: Collection[str], minimum: int) -> None:
@@ -136,33 +164,46 @@ class SiteState:
                     site=self.site,
                 )
         text = json.dumps([sorted(sites) for sites in (*earlier, now)])
-        _replace(path, text.encode())
+        os.replace(_part(path, text.encode(), durable=False), path)
 
 
-def _link(path: Path, data: bytes) -> bytes:
-    """Write ``data`` to ``path`` unless it is there; whole, durable, first one wins."""
-    part = _part(path, data)
+def _parse(lines: bytes) -> dict[str, str]:
+    """Entries of a journal; a line that a power cut tore was never acted on."""
+    found: dict[str, str] = {}
+    for line in lines.split(b"\n"):
+        try:
+            name, value = json.loads(line)
+        except ValueError:
+            continue
+        found.setdefault(str(name), str(value))
+    return found
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _link(path: Path, data: bytes, durable: bool) -> bytes:
+    """Write ``data`` to ``path`` unless it is there; whole, first one wins."""
+    part = _part(path, data, durable)
     try:
         os.link(part, path)
     except FileExistsError:
         data = path.read_bytes()
     finally:
         part.unlink()
-    _sync(path.parent)
+    if durable:
+        _sync(path.parent)
     return data
 
 
-def _replace(path: Path, data: bytes) -> None:
-    os.replace(_part(path, data), path)
-    _sync(path.parent)
-
-
-def _part(path: Path, data: bytes) -> Path:
+def _part(path: Path, data: bytes, durable: bool) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     return Path(file.name)
 
 

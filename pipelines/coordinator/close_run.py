@@ -8,6 +8,7 @@ from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, decode, digest
 from pipelines.coordinator import lock
+from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.close_round import combined_metrics
 from pipelines.coordinator.collect import collect
 from pipelines.coordinator.fits import check_evaluation
@@ -25,9 +26,12 @@ def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
     last = chosen = step.round
     data = context.store.get(context.key(keys.model(last)))
     model = decode(data, kind="model")
-    collected = collect(step, context, "evaluate", keys.evaluation, check_evaluation)
+    if context.params.aggregation.masked:
+        collected = gather(step, context)
+    else:
+        collected = collect(step, context, "evaluate", keys.evaluation, check_evaluation)
     record = load_json(context, keys.record(last)) or {}
-    measured = combined_metrics(context, collected.updates)
+    measured = combined_metrics(context, collected.contributions)
     verdict = judge(model, measured, context)
     if verdict is not None and verdict.restored is not None:
         # The rows' owners measured the accepted model one round after it was made.

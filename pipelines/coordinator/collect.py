@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from folkmoot.errors import FolkmootError, ProtocolError, RoundError
 from folkmoot.plan import RunContext, Step
@@ -17,11 +17,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Collected:
-    """Updates sorted by site, and why the other sites are missing."""
+    """Updates sorted by site, and why the other sites are missing.
+
+    Under masks ``updates`` say who contributed, ``summed`` what, and ``report`` how it was opened.
+    """
 
     updates: list[ReleasedUpdate]
     missing: dict[str, str] = field(default_factory=dict)
     required: int = 1
+    summed: ReleasedUpdate | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def contributions(self) -> list[ReleasedUpdate]:
+        """What an aggregate works on: single updates, or their sum."""
+        return self.updates if self.summed is None else [self.summed]
 
 
 def collect(
@@ -104,10 +114,11 @@ def fold(collected: Collected, make: Callable[[list[ReleasedUpdate]], T]) -> tup
     """
     while True:
         try:
-            return collected, make(collected.updates)
+            return collected, make(collected.contributions)
         except ProtocolError as error:
             rest = [update for update in collected.updates if update.site != error.site]
-            if len(rest) in {0, len(collected.updates)} or len(rest) < collected.required:
+            alone = collected.summed is not None or len(rest) in {0, len(collected.updates)}
+            if alone or len(rest) < collected.required:
                 raise
             missing = {**collected.missing, str(error.site): error.code}
             collected = replace(collected, updates=rest, missing=missing)

@@ -20,11 +20,11 @@ from folkmoot.plan import RunContext
 from folkmoot.privacy.events import Event, from_dict
 from folkmoot.privacy.release import charge, receipt
 from folkmoot.privacy.training import charges
-from folkmoot.updates import LinearUpdate, ReleasedUpdate, Statistics, TreeUpdate
+from folkmoot.updates import LinearUpdate, Masked, ReleasedUpdate, Statistics, TreeUpdate
 from folkmoot.wire import canonical_json
 from pipelines.coordinator.private_metrics import noised_fits
 
-__all__ = ["check_evaluation", "check_statistics", "check_update"]
+__all__ = ["check_evaluation", "check_masked", "check_statistics", "check_sum", "check_update"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 #: Counts are added in int64 and divided in float64.
@@ -77,12 +77,42 @@ def check_statistics(update: ReleasedUpdate, context: RunContext) -> None:
         _demand(update.meta.get("schema") == own, update, "was prepared under another schema")
     _demand(update.parts.keys() <= {"statistics"}, update, "has parts nobody asked for")
     _paper(update, context, {})
+    _statistics(update, context)
+
+
+def _statistics(update: ReleasedUpdate, context: RunContext) -> None:
     if "statistics" in update.parts:
         arrays = _counts(update, "statistics")
         shapes = _shapes(context)
         known = arrays.keys() >= shapes.keys() and arrays.keys() <= {*shapes, "weight"}
         fit = all(array.shape == shapes.get(name, ()) for name, array in arrays.items())
         _demand(known and fit, update, "has statistics of another shape than the contract gives")
+
+
+def check_masked(update: ReleasedUpdate, context: RunContext) -> None:
+    """A release under masks: its names and cost, which masks do not hide; raises as `check_update`."""
+    task = str(update.meta.get("step", "")).split("/")[1:2]
+    names, costs = {"statistics"}, dict[str, Event]()
+    if task == ["train"]:
+        names, costs = {"update", "evaluation"}, dict(_costs(context, update.meta["round"]))
+    elif task == ["evaluate"]:
+        names, costs = {"evaluation"}, dict(_costs(context, 0))
+    masked = all(isinstance(part, Masked) for part in update.parts.values())
+    _demand(masked and update.parts.keys() <= names, update, "is not the masked release asked for")
+    _demand(task != ["train"] or "update" in update.parts, update, "has no update")
+    secure = update.meta.get("secure")
+    fit = isinstance(secure, dict) and secure.keys() == {"layout", "view"}
+    _demand(fit, update, "does not say how its masked vector is laid out")
+    _paper(update, context, costs)
+
+
+def check_sum(update: ReleasedUpdate, context: RunContext) -> None:
+    """An opened sum: its parts have the shapes of the plan; raises as :func:`check_update`."""
+    if "update" in update.parts:
+        fit = isinstance(update.parts["update"], LinearUpdate)
+        _demand(fit, update, "has no update of the plan's kind")
+    _evaluation(update, context)
+    _statistics(update, context)
 
 
 def _shapes(context: RunContext) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, encode
 from pipelines.coordinator import anchors
 from pipelines.coordinator.aggregate import initialiser
+from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.collect import collect, fold
 from pipelines.coordinator.fits import check_statistics
 
@@ -105,7 +106,11 @@ def _different(key: str, one: Any, other: Any) -> Iterator[str]:
 
 def initialise(step: Step, context: RunContext) -> list[ArtifactRef]:
     """Round 0: the initial global model, scaled by the sites' summed statistics."""
-    collected = collect(step, context, "encode", keys.statistics, check_statistics)
+    summed = context.params.aggregation.masked and any("/unmask/" in name for name in step.after)
+    if summed:
+        collected = gather(step, context)
+    else:
+        collected = collect(step, context, "encode", keys.statistics, check_statistics)
     initial = initialiser(context.params.model.kind)
     collected, model = fold(collected, lambda updates: initial(updates, context))
     meta = {
@@ -116,6 +121,8 @@ def initialise(step: Step, context: RunContext) -> list[ArtifactRef]:
         "parents": {u.site: u.digest for u in collected.updates},
         "datasets": {u.site: u.meta["dataset"] for u in collected.updates},
     }
+    if summed:  # nobody knows a single site's weight
+        meta["participants"] = dict.fromkeys(meta["parents"])
     data = encode(replace(model, meta=meta))
     return [context.store.put(context.key(keys.model(0)), data)]
 

@@ -155,7 +155,8 @@ def run(
         progress.say(f"Run {name}: {len(plan.sites)} sites prepare their data")
         for step in (*plan.stage("agree/"), *plan.stage("prepare/")):
             walk.do(step)
-        walk.do(plan.step("round-000/initialise"))
+        for step in (*plan.stage("setup/"), *plan.stage("round-000/")):
+            walk.do(step)
         clock.lap("preparation")
         last = _rounds(walk, clock)
         progress.say(f"{len(plan.sites)} sites evaluate the model of round {last}")

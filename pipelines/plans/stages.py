@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from folkmoot.params import Params
 from folkmoot.plan import COORDINATOR, Step, keys
+from pipelines.plans import secure
 
 __all__ = ["PREPARATION", "final", "one_round", "prepare"]
 
@@ -27,19 +28,31 @@ def prepare(params: Params) -> Iterable[Step]:
         before: tuple[str, ...] = ("agree/settle",) if agreed else ()
         for body in PREPARATION[2:] if agreed else PREPARATION:
             name = f"prepare/{body}/{site}"
-            inputs = (keys.SCHEMA,) if agreed else ()
+            schema = (keys.SCHEMA,) if agreed else ()
             outputs = (keys.statistics(site),) if body == "encode" else ()
-            yield Step(name, f"site.{body}", site, 0, before, inputs, outputs)
+            yield Step(name, f"site.{body}", site, 0, before, schema, outputs)
             before = (name,)
+    after = tuple(f"prepare/encode/{site}" for site in sites)
+    inputs = tuple(keys.statistics(site) for site in sites)
+    quorum = params.federation.required
+    if params.aggregation.masked:
+        yield from secure.set_up(params)
+        after = (*after, "setup/deal")
+        if params.privacy.mechanism in {"none", "clip"}:
+            yield from secure.statistics(params)
+            yield from secure.opened("round-000", "statistics", 0, sites, (), quorum)
+            after = tuple(f"round-000/unmask/{site}" for site in sites)
+            inputs = tuple(keys.masked_statistics(site) for site in sites)
+            quorum = secure.ANY
     yield Step(
         "round-000/initialise",
         "coordinator.initialise",
         COORDINATOR,
         0,
-        after=tuple(f"prepare/encode/{site}" for site in sites),
-        inputs=tuple(keys.statistics(site) for site in sites),
+        after=after,
+        inputs=inputs,
         outputs=(keys.model(0),),
-        quorum=params.federation.required,
+        quorum=quorum,
     )
 
 
@@ -79,14 +92,19 @@ def one_round(
             round,
             after=(before, f"prepare/encode/{site}"),
             inputs=(keys.model(round - 1),),
-            outputs=(keys.update(round, site),),
+            outputs=(keys.update(round, site), *stated(params, f"round-{round:03d}", site)),
         )
+    task = "train"
+    if params.aggregation.masked:
+        inputs = (keys.model(round - 1),)
+        yield from secure.opened(f"round-{round:03d}", task, round, sites, inputs, quorum)
+        task, quorum = "unmask", secure.ANY
     yield Step(
         f"round-{round:03d}/aggregate",
         "coordinator.aggregate",
         COORDINATOR,
         round,
-        after=tuple(f"round-{round:03d}/train/{site}" for site in sites),
+        after=tuple(f"round-{round:03d}/{task}/{site}" for site in sites),
         inputs=(keys.model(round - 1), *(keys.update(round, site) for site in sites)),
         outputs=(keys.model(round), keys.record(round)),
         quorum=quorum,
@@ -108,15 +126,24 @@ def final(params: Params) -> Iterable[Step]:
             last,
             after=(f"round-{last:03d}/aggregate", f"prepare/encode/{site}"),
             inputs=(keys.model(last),),
-            outputs=(keys.evaluation(site),),
+            outputs=(keys.evaluation(site), *stated(params, "final", site)),
         )
+    task, quorum = "evaluate", params.federation.required
+    if params.aggregation.masked:
+        yield from secure.opened("final", task, last, sites, (keys.model(last),), quorum)
+        task, quorum = "unmask", secure.ANY
     yield Step(
         "final/conclude",
         "coordinator.conclude",
         COORDINATOR,
         last,
-        after=tuple(f"final/evaluate/{site}" for site in sites),
+        after=tuple(f"final/{task}/{site}" for site in sites),
         inputs=(keys.model(last), *(keys.evaluation(site) for site in sites)),
         outputs=(keys.RESULT,),
-        quorum=params.federation.required,
+        quorum=quorum,
     )
+
+
+def stated(params: Params, stage: str, site: str) -> tuple[str, ...]:
+    """Under masks a site also publishes a statement about what it uploaded."""
+    return (keys.statement(stage, site),) if params.aggregation.masked else ()

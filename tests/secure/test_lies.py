@@ -391,3 +391,15 @@ def test_of_two_processes_the_first_to_write_wins(tmp_path):
         return b"slow"
 
     assert slow.once("keys", meanwhile) == b"fast"
+
+
+def test_a_torn_journal_line_was_never_acted_on(tmp_path):
+    state = SiteState(tmp_path, "run", "a")
+    assert state.decide("upload-0000", "one") == "one"
+    journal = tmp_path / "runs" / "run" / "journal"
+    journal.write_bytes(journal.read_bytes() + b'["upload-0001", "tw')
+    again = SiteState(tmp_path, "run", "a")
+    assert again.decide("upload-0001", "three") == "three"
+    assert again.decide("upload-0000", "other") == "one"
+    assert again.decide("upload-0001", "other") == "three"
+    assert journal.stat().st_mode & 0o077 == 0

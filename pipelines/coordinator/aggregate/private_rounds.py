@@ -60,7 +60,8 @@ def aggregate(
     ordered = in_order(updates)
     planned = schedule(context.params, context.contract)
     release = planned.of(round)
-    deviation = _deviation(planned, release, len(ordered), context)
+    sites = sum(len(update.sites) for update in ordered)
+    deviation = _deviation(planned, release, sites, context)
     if release.kind == "histogram":
         arrays = _designed(previous, ordered, release, deviation, context)
     elif release.kind == "gram":

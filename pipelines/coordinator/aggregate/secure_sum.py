@@ -1,0 +1,189 @@
+"""Open the secure sum of a stage: one summed update in place of the sites' single ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from folkmoot.errors import FolkmootError, ProtocolError
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.secure import recover, setup
+from folkmoot.secure.layout import Layout
+from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.unmask import open_list, open_statement
+from folkmoot.updates import ReleasedUpdate, open_sum
+from folkmoot.wire import digest
+from pipelines.coordinator.collect import Collected, collect
+from pipelines.coordinator.fits import check_masked, check_sum
+
+__all__ = ["gather", "uploads"]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Which of a stage's tasks is summed, and where its uploads lie."""
+
+    name: str
+    key: Callable[[str], str]
+
+
+def gather(step: Step, context: RunContext) -> Collected:
+    """The contributors' masked updates and the sum of all of them, opened; O(sites · numbers).
+
+    Raises
+    ------
+    RoundError
+        ``secure.threshold`` where too few sites answered: nothing of the stage is revealed.
+    ProtocolError
+        ``secure.share`` where shares are false and too few true ones are left.
+    """
+    own, index, stage = set_up_of(context), index_of(step, context), stage_of(step)
+    session = session_of(context)
+    binding = session.binding(index)
+    collected, _ = uploads(step, context)
+    listed = context.store.get(context.key(keys.survivors(stage)))
+    statements = open_list(listed, binding)
+    updates = [update for update in collected.updates if update.site in statements]
+    for update in updates:
+        upload, _ = open_statement(statements[update.site], binding, update.site, context.roster)
+        if upload != update.digest:
+            raise _changed(update.site)
+    if len(updates) != len(statements):
+        raise _changed(min(statements.keys() - {update.site for update in updates}))
+    missing = dict(collected.missing)
+    missing |= {u.site: "protocol.missing" for u in collected.updates if u.site not in statements}
+    layout = Layout.from_dict(updates[0].meta["secure"]["layout"])
+    total = np.zeros(layout.size, np.uint64)
+    for update in updates:
+        np.add(total, update.masked, out=total)
+    answers, silent = _answers(context, stage, binding, listed, statements)
+    announced, dealt = _set_up(context)
+    add, subtract = recover.leftover_masks(
+        binding,
+        index,
+        sorted(statements),
+        answers,
+        members=own.members,
+        graph=own.graph,
+        announced=announced,
+        dealt=dealt,
+    )
+    recover.unmask(total, add, subtract, threads=len(os.sched_getaffinity(0)))
+    summed = open_sum(updates, layout, total)
+    check_sum(summed, context)
+    report = {
+        "silent": silent,
+        "threshold": own.graph.threshold,
+        "error_bounds": layout.error_bounds(len(updates)),
+    }
+    return Collected(updates, missing, collected.required, summed, report)
+
+
+def uploads(step: Step, context: RunContext) -> tuple[Collected, dict[str, bytes]]:
+    """Uploads that are in order, with their statements; sites that differ from the rest left out."""
+    task, stage = _task(step), stage_of(step)
+    own, session = set_up_of(context), session_of(context)
+    binding = session.binding(index_of(step, context))
+    statements: dict[str, bytes] = {}
+    seen: dict[str, str] = {}
+
+    def check(update: ReleasedUpdate, context: RunContext) -> None:
+        site = update.site
+        data = context.store.find(context.key(keys.statement(stage, site)))
+        check_masked(update, context)
+        if data is None or site not in own.members:
+            raise _unfit(site, "is not a member of the run's sums, or made no statement")
+        upload, view = open_statement(data, binding, site, context.roster)
+        layout = Layout.from_dict(update.meta["secure"]["layout"])
+        vector = update.masked
+        if upload != update.digest or view.to_dict() != update.meta["secure"]["view"]:
+            raise _unfit(site, "made a statement about another upload")
+        if (view.plan, view.layout) != (session.plan, layout.digest()):
+            raise _unfit(site, "has another plan or layout than it states")
+        if vector is None or vector.dtype != np.uint64 or vector.shape != (layout.size,):
+            raise _unfit(site, "sent a vector of another length or type than its layout has")
+        statements[site] = data
+        seen[site] = view.layout
+
+    names = [f"{stage}/{task.name}/{site}" for site in context.params.federation.members]
+    wanted = replace(step, after=tuple(names), quorum=context.params.federation.required)
+    collected = collect(wanted, context, task.name, task.key, check)
+    # All vectors of a sum are laid out alike: the most common way counts, by name where tied.
+    layouts = sorted(seen.values())
+    common = max(layouts, key=lambda one: (layouts.count(one), one)) if layouts else ""
+    odd = {site for site, layout in seen.items() if layout != common}
+    if odd:
+        rest = [update for update in collected.updates if update.site not in odd]
+        if len(rest) < collected.required:
+            raise _unfit(min(odd), "lays its vector out in another way than the other sites")
+        missing = {**collected.missing, **dict.fromkeys(sorted(odd), "protocol.mismatch")}
+        collected = replace(collected, updates=rest, missing=missing)
+    return collected, {site: data for site, data in statements.items() if site not in odd}
+
+
+def _task(step: Step) -> _Task:
+    if step.name.startswith("final/"):
+        return _Task("evaluate", keys.evaluation)
+    if step.round == 0:
+        return _Task("statistics", keys.masked_statistics)
+    return _Task("train", lambda site: keys.update(step.round, site))
+
+
+def _answers(
+    context: RunContext, stage: str, binding: Any, listed: bytes, alive: Mapping[str, bytes]
+) -> tuple[dict[str, recover.Answer], list[str]]:
+    """Answers that are in order, and the sites that were lost between upload and answer."""
+    found: dict[str, recover.Answer] = {}
+    for site in sorted(alive):
+        data = context.store.find(context.key(keys.answer(stage, site)))
+        if data is None:
+            continue
+        try:
+            found[site] = recover.open_answer(
+                data, binding, site, digest(listed), alive, context.roster
+            )
+        except FolkmootError:
+            continue  # as good as none: the others' may be enough
+    return found, sorted(alive.keys() - found.keys())
+
+
+def _set_up(
+    context: RunContext,
+) -> tuple[Mapping[str, setup.Announced], Mapping[str, setup.Dealt]]:
+    """Public keys and commitments of the members, read once per process."""
+    if "secure.public" not in context.cache:
+        session, own = session_of(context), set_up_of(context)
+        announced, dealt = {}, {}
+        for site in sorted(own.members):
+            data = context.store.get(context.key(keys.secure("keys", site)))
+            announced[site] = setup.open_keys(data, session, site, context.roster)
+            data = context.store.get(context.key(keys.secure("shares", site)))
+            dealt[site] = setup.open_shares(
+                data, session, site, own.listed, own.graph, context.roster
+            )
+        context.cache["secure.public"] = (announced, dealt)
+    found: tuple[Mapping[str, setup.Announced], Mapping[str, setup.Dealt]]
+    found = context.cache["secure.public"]
+    return found
+
+
+def _changed(site: str) -> ProtocolError:
+    return ProtocolError(
+        "secure.survivors",
+        f"The contribution of site {site} is gone or another than when the survivors were listed.",
+        "Find out who changed the exchange store; the sum cannot be opened without it.",
+        site=site,
+    )
+
+
+def _unfit(site: str, what: str) -> ProtocolError:
+    return ProtocolError(
+        "protocol.mismatch",
+        f"Site {site} {what}.",
+        "Check that the site runs the same version of folkmoot, params and contract.",
+        site=site,
+    )

@@ -1,0 +1,98 @@
+"""The coordinator's steps between the sites' of a secure sum: it passes on what they must agree on.
+
+``keys_of`` and ``deal`` in the set-up, ``survivors`` between upload and answer.  What is wrong is
+left out here so that a round can go on; that nothing was smuggled in is checked by the sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from folkmoot.errors import FolkmootError, ProtocolError, RoundError
+from folkmoot.exchange import ArtifactRef
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.secure import setup
+from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.unmask import survivor_list
+from pipelines.coordinator import lock
+from pipelines.coordinator.aggregate.secure_sum import uploads
+
+__all__ = ["deal", "keys_of", "survivors"]
+
+T = TypeVar("T")
+
+
+def keys_of(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Publish the list of key messages: who is in, and the digest of each."""
+    lock.touch(context.workspace, context.federation)
+    session = session_of(context)
+
+    def check(site: str, data: bytes) -> bytes:
+        setup.open_keys(data, session, site, context.roster)
+        return data
+
+    found = _gather(step, context, "keys", check)
+    listed = setup.key_list(session, found)
+    return [context.store.put(context.key(keys.SECURE_KEYS), listed)]
+
+
+def deal(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Pass every site the boxes that were sealed for it; publish who is a member of the sums."""
+    lock.touch(context.workspace, context.federation)
+    session = session_of(context)
+    listed = context.store.get(context.key(keys.SECURE_KEYS))
+    graph = setup.neighbours(session, listed)
+
+    def check(site: str, data: bytes) -> tuple[bytes, setup.Dealt]:
+        return data, setup.open_shares(data, session, site, listed, graph, context.roster)
+
+    found = _gather(step, context, "shares", check)
+    members, inboxes = setup.deal(session, listed, graph, found)
+    for site, inbox in inboxes.items():
+        context.store.put(context.key(keys.secure("inbox", site)), inbox)
+    return [context.store.put(context.key(keys.SECURE_MEMBERS), members)]
+
+
+def survivors(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Publish the statements of all sites whose contribution to a sum is there and in order.
+
+    Raises
+    ------
+    RoundError
+        ``secure.threshold`` where they could not open the sum; ``round.quorum``.
+    """
+    lock.touch(context.workspace, context.federation)
+    own = set_up_of(context)
+    _, statements = uploads(step, context)
+    own.graph.check(statements)
+    binding = session_of(context).binding(index_of(step, context))
+    listed = survivor_list(binding, statements)
+    return [context.store.put(context.key(keys.survivors(stage_of(step))), listed)]
+
+
+def _gather(
+    step: Step, context: RunContext, what: str, check: Callable[[str, bytes], T]
+) -> dict[str, T]:
+    found: dict[str, T] = {}
+    faults: list[FolkmootError] = []
+    sites = sorted(before.rsplit("/", 1)[1] for before in step.after)
+    for site in sites:
+        data = context.store.find(context.key(keys.secure(what, site)))
+        if data is None:
+            continue
+        try:
+            found[site] = check(site, data)
+        except ProtocolError as error:
+            faults.append(error)
+    required = len(sites) if step.quorum is None else step.quorum
+    if len(found) < required:
+        if faults:
+            raise faults[0]
+        raise RoundError(
+            "round.quorum",
+            f"{step.name}: {len(found)} of {len(sites)} sites sent their {what}, {required} are "
+            f"required; missing: {', '.join(sorted(set(sites) - found.keys()))}.",
+            "See each missing site's task for its error, then run again: finished steps are kept.",
+        )
+    return found

@@ -1,0 +1,182 @@
+"""Bodies of a site's tasks: announce keys, deal shares, contribute statistics, answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from folkmoot.errors import PrivacyError, ProtocolError
+from folkmoot.exchange import ArtifactRef
+from folkmoot.plan import RunContext, Step, keys
+from folkmoot.secure import setup
+from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.unmask import answer, check_survivors
+from folkmoot.updates import Part, Statistics
+from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
+from site_tasks import permissions
+from site_tasks.home import SiteHome
+from site_tasks.prepared import load_prepared
+from site_tasks.secure.memory import announced_by, memory, new_state, own_keys, state_of
+
+__all__ = ["announce", "share", "statistics", "unmask"]
+
+
+def announce(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """First task of the set-up: new keys for every sum of the run, signed."""
+    home = SiteHome.find(step.place, context.workspace)
+    permissions.check(context, home)
+    session = session_of(context)
+    drawn = setup.Keys.draw(len(session.sums))
+    message = setup.key_message(session, home.name, drawn, home.key())
+    new_state(context, home, message).once("keys", drawn.to_bytes)
+    return [context.store.put(context.key(step.outputs[0]), message)]
+
+
+def share(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Second task: shares of all secrets for the neighbours, sealed; dealt to one list of keys.
+
+    Raises
+    ------
+    ProtocolError
+        ``secure.key`` for a list with a key message that is swapped, stale or not a member's.
+    PrivacyError
+        ``secure.contributors`` for a list of fewer sites than this site sums with;
+        ``secure.again`` for a second list.
+    """
+    home = SiteHome.find(step.place, context.workspace)
+    permissions.check(context, home)
+    session, state = session_of(context), state_of(context, home)
+    listed = context.store.get(context.key(keys.SECURE_KEYS))
+    sites = setup.open_list(listed, session)
+    own = context.store.get(context.key(keys.secure("keys", home.name)))
+    if sites.get(home.name) != digest(own) or not sites.keys() <= {
+        *context.params.federation.members
+    }:
+        raise ProtocolError(
+            "secure.key",
+            f"The key list has another key of site {home.name}, or names a site that is no member.",
+            "Find out who made it; no share was dealt.",
+            site=home.name,
+        )
+    least = home.settings.permissions.minimum_contributors
+    if len(sites) < least:
+        raise PrivacyError(
+            "secure.contributors",
+            f"Only {len(sites)} sites announced keys; site {home.name} sums with at least {least}.",
+            "Wait for more sites, or ask the site's steward to lower minimum_contributors.",
+            site=home.name,
+        )
+    graph = setup.neighbours(session, listed)
+
+    def make() -> bytes:
+        announced = {n: announced_by(context, listed, n) for n in graph.of(home.name)}
+        message, words = setup.share_message(
+            session, home.name, own_keys(state), listed, announced, home.key()
+        )
+        return words.tobytes() + message
+
+    if state.once("list", lambda: listed) != listed:
+        raise PrivacyError(
+            "secure.again",
+            f"Site {home.name} was sent a second key list for the same keys.",
+            "Find out who made it; shares were dealt to the first alone.",
+            site=home.name,
+        )
+    made = state.once("shares", make)[4 * setup.WORDS * len(session.sums) :]
+    return [context.store.put(context.key(step.outputs[0]), made)]
+
+
+def statistics(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Summed statistics of prepared rows, under masks."""
+    from site_tasks.release import release
+
+    home = SiteHome.find(step.place, context.workspace)
+    prepared = load_prepared(context, home)
+
+    def make() -> Mapping[str, Part]:
+        data = (prepared.folder / "statistics.bin").read_bytes()
+        return {"statistics": Statistics(decode(data, kind="statistics").arrays)}
+
+    return [
+        release(
+            step,
+            context,
+            home,
+            key=step.outputs[0],
+            inputs=[prepared.fingerprint, prepared.digest],
+            make=make,
+            fingerprint=prepared.fingerprint,
+        )
+    ]
+
+
+def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """The site's one answer to a sum's list of survivors, after all its checks.
+
+    Raises
+    ------
+    ProtocolError
+        ``secure.survivors``, with what is wrong about the list.
+    PrivacyError
+        ``secure.contributors`` or ``secure.again``.
+    RoundError
+        ``secure.threshold``.
+    """
+    home = SiteHome.find(step.place, context.workspace)
+    permissions.check(context, home)
+    index, session = index_of(step, context), session_of(context)
+    binding, state, own = session.binding(index), state_of(context, home), set_up_of(context)
+    listed = context.store.get(context.key(keys.survivors(stage_of(step))))
+    mine = state.find(f"statement-{index:04d}")
+    if mine is None:
+        raise ProtocolError(
+            "secure.survivors",
+            f"Site {home.name} is asked to open a sum that it did not contribute to.",
+            "Sites that miss the upload have no part in the round.",
+            site=home.name,
+        )
+    least = home.settings.permissions.minimum_contributors
+    survivors = check_survivors(
+        listed,
+        binding,
+        home.name,
+        mine,
+        members=own.members,
+        graph=own.graph,
+        roster=context.roster,
+        minimum=least,
+    )
+    if context.params.privacy.mechanism in permissions.EXACT:
+        state.compare(_content(step, context, home), survivors, least)
+    made = state.answer(
+        index,
+        binding,
+        listed,
+        lambda: answer(
+            binding,
+            index,
+            home.name,
+            listed,
+            survivors,
+            members=own.members,
+            graph=own.graph,
+            held=memory(context, home).held,
+            signing=home.key(),
+        ),
+    )
+    return [context.store.put(context.key(step.outputs[0]), made)]
+
+
+def _content(step: Step, context: RunContext, home: SiteHome) -> str:
+    """What this site's contribution depends on, but for the run: its rows, the model's numbers."""
+    prepared = load_prepared(context, home)
+    model = ""
+    if len(step.inputs) > 1:  # a model, beside the list of survivors
+        found = decode(context.store.get(context.key(step.inputs[0])), kind="model")
+        model = digest(encode(Artefact("model", {}, found.arrays)))
+    settings = context.params.model.chosen.model_dump(
+        mode="json", exclude={"rounds", "early_stopping"}
+    )
+    values = [session_of(context).sums[index_of(step, context)][1], prepared.digest]
+    values += [prepared.fingerprint, model, context.params.privacy.mechanism]
+    return hashlib.sha256(canonical_json([*values, settings])).hexdigest()
