@@ -56,7 +56,7 @@ def encode_table(
     _no_identifiers(source, contract, params.anonymisation)
     table = generalised(contract, params.anonymisation)
     # The table is generalised already: level 0 of its own contract.
-    plain = params.anonymisation.model_copy(update={"levels": {}})
+    plain = params.anonymisation.model_copy(update={"levels": {}, "settled": None})
     kind = params.model.kind
     width = len(feature_space(table, plain, kind))
     split, weight = contract.with_role("split"), contract.with_role("weight")

@@ -98,7 +98,7 @@ def generalised_recoding(
     from site_tasks.anonymise.full_domain import recode
     from site_tasks.anonymise.models import KAnonymity
 
-    levels = {column.name: job.settings.levels.get(column.name, 0) for column in coded.columns}
+    levels = {column.name: job.settings.chosen.get(column.name, 0) for column in coded.columns}
     if not levels or any(column.width and not levels[column.name] for column in coded.columns):
         return None
     whole = recode(coded, [KAnonymity(1)], levels)
