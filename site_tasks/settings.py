@@ -69,6 +69,8 @@ class Permissions(Section):
     """Columns that may reach training; all of the contract's when absent."""
     minimum_rows: Annotated[int, Field(ge=1)] = 20
     """Fewest training rows behind anything that leaves."""
+    distrusted: list[Name] = []
+    """Sites this one takes part in no run with, whatever the roster says: at once, before a roster without them is signed."""
     minimum_sites: Annotated[int, Field(ge=1)] = 2
     """Fewest sites in a federation for this site to take part."""
     minimum_contributors: Annotated[int, Field(ge=2)] = 3
@@ -85,6 +87,8 @@ class Permissions(Section):
     """Whether exact counts of a model's results on held-out rows may leave."""
     coordinator: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Public key that the coordinator of a run must have; any when absent."""
+    central_noise: bool = False
+    """Whether the coordinator is trusted with exact sums of clipped records, to add the noise itself (`privacy.noise: coordinator`)."""
     seeded: bool = False
     """Whether noise from a seed is allowed: NOT PRIVATE, for tests and studies on public data."""
 

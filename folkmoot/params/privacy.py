@@ -95,8 +95,6 @@ class Privacy(Section):
             raise ValueError(
                 "evaluation exact is not covered by epsilon: choose noised or none with clipping record"
             )
-        if self.noise == "coordinator":
-            raise ValueError("noise coordinator is not offered: choose site or distributed")
         if self.simulate_sums and self.noise != "distributed":
             raise ValueError("simulate_sums belongs to noise distributed")
 

@@ -63,6 +63,16 @@ class Params(Section):
                 "privacy.mechanism gaussian and diffprivlib need aggregation.weighting uniform: "
                 "a site's exact number of rows would be an unaccounted release"
             )
+        if dp and self.anonymisation.recoding != "public":
+            raise ValueError(
+                "anonymisation.recoding agreed and local let the rows decide on levels or cells, which "
+                "no budget pays for: use public under differential privacy"
+            )
+        if dp and self.anonymisation.extra:
+            raise ValueError(
+                "privacy models of sensitive values or a population let one row suppress a class of "
+                "any size, so that no sensitivity is bounded: use k alone under differential privacy"
+            )
         self._private_training()
         whole = self.privacy.mechanism in {"clip", "gaussian"}
         if whole and self.model.kind == "linear" and self.model.linear.strategy == "newton":
@@ -78,6 +88,39 @@ class Params(Section):
         if local and self.model.linear.rounds != 1:
             raise ValueError(
                 "model.linear.strategy local_dp trains once: set model.linear.rounds to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _defended(self) -> Self:
+        defence, federation = self.aggregation.defence, self.federation
+        if defence.mode == "none":
+            return self
+        averaged = {"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad"}
+        if self.model.kind != "linear" or self.model.linear.strategy not in averaged:
+            raise ValueError(
+                "aggregation.defence needs updates that are averaged: set model.kind to linear and "
+                "model.linear.strategy to fedavg, fedprox, fedadam, fedyogi or fedadagrad"
+            )
+        if defence.gate is not None and self.aggregation.evaluate_every != 1:
+            raise ValueError(
+                "aggregation.defence.gate judges every round: set aggregation.evaluate_every to 1, "
+                "or the gate to null"
+            )
+        if defence.mode == "private" and self.privacy.mechanism not in {"clip", "gaussian"}:
+            raise ValueError(
+                "aggregation.defence.mode private needs sites that bound their updates: "
+                "set privacy.mechanism to clip or gaussian"
+            )
+        if defence.mode == "robust" and defence.trusted_site not in {None, *federation.sites}:
+            raise ValueError(
+                "aggregation.defence.trusted_site is no site of federation.sites: name one of them"
+            )
+        if defence.mode == "robust" and defence.hostile > defence.bears(len(federation.sites)):
+            raise ValueError(
+                f"aggregation.defence.rule {defence.rule} bears "
+                f"{defence.bears(len(federation.sites))} hostile sites among "
+                f"{len(federation.sites)}: lower aggregation.defence.hostile"
             )
         return self
 
@@ -128,6 +171,10 @@ class Params(Section):
                 "privacy.evaluation noised is one release at the end: set "
                 "aggregation.evaluate_every to 0"
             )
+        if privacy.noise == "coordinator" and privacy.evaluates == "noised":
+            raise ValueError(
+                "privacy.evaluation noised needs noise site or distributed: set it to none"
+            )
         if privacy.noise == "distributed":
             protection = getattr(self.aggregation, "protection", "none")
             if protection != "masks" and not privacy.simulate_sums:
@@ -137,6 +184,8 @@ class Params(Section):
                     "privacy.simulate_sums allows it in a simulation, marked as not private "
                     "towards the coordinator"
                 )
+            if protection == "masks" and privacy.simulate_sums:
+                raise ValueError("privacy.simulate_sums has no meaning beside secure sums")
             if privacy.dropouts >= self.federation.required:
                 raise ValueError("privacy.dropouts must be fewer than the sites of a quorum")
 

@@ -49,6 +49,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     model, model_digest = load_model(context, keys.model(step.round - 1), prepared)
     planned = schedule(context.params, context.contract)
     wanted = planned.of(step.round)
+    _trusted(context, home)
     _accounted(prepared, wanted, home)
 
     def make() -> dict[str, ClippedSum]:
@@ -89,6 +90,29 @@ def _sum(
     if wanted.kind == "gram":
         return gram_sum(records)
     return gradient_sum(contract.task, parameters(model), records, wanted.norm)
+
+
+def _trusted(context: RunContext, home: SiteHome) -> None:
+    """Noise that others add protects a site's records only where the site trusts them with it."""
+    privacy, settings = context.params.privacy, home.settings
+    if privacy.noise == "coordinator" and not (
+        settings.simulated or settings.permissions.central_noise
+    ):
+        raise PrivacyError(
+            "privacy.not-permitted",
+            f"Site {home.name}: permissions.central_noise in site.toml does not let exact sums go to "
+            "a coordinator that adds the noise.",
+            "Plan privacy.noise site or distributed, or let the site's steward change site.toml.",
+            site=home.name,
+        )
+    if privacy.simulate_sums and not settings.simulated:
+        raise PrivacyError(
+            "privacy.not-permitted",
+            f"Site {home.name} is no simulation: its share of the noise must not leave without "
+            "secure sums.",
+            "Set aggregation.protection to masks, or privacy.noise to site.",
+            site=home.name,
+        )
 
 
 def _accounted(prepared: Prepared, wanted: Release, home: SiteHome) -> None:

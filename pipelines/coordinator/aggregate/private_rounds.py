@@ -26,6 +26,7 @@ from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
 from pipelines.coordinator.aggregate.linear import relative_change
 from pipelines.coordinator.aggregate.private_moments import adassp, symmetric
+from pipelines.coordinator.central_noise import central_noise
 
 __all__ = ["aggregate"]
 
@@ -63,9 +64,9 @@ def aggregate(
     sites = sum(len(update.sites) for update in ordered)
     deviation = _deviation(planned, release, sites, context)
     if release.kind == "histogram":
-        arrays = _designed(previous, ordered, release, deviation, context)
+        arrays = _designed(previous, ordered, release, deviation, context, round)
     elif release.kind == "gram":
-        arrays = _curved(previous, ordered, release, deviation, planned, context)
+        arrays = _curved(previous, ordered, release, deviation, planned, context, round)
     else:
         arrays = _stepped(previous, ordered, release, planned, context, round)
     meta: dict[str, Any] = {
@@ -88,7 +89,11 @@ def _deviation(planned: Schedule, release: Release, sites: int, context: RunCont
 
 
 def _total(
-    ordered: Sequence[ReleasedUpdate], release: Release, size: int, context: RunContext
+    ordered: Sequence[ReleasedUpdate],
+    release: Release,
+    size: int,
+    context: RunContext,
+    round: int,
 ) -> Floats:
     """The sites' noised sums together, in units of the data."""
     total = np.zeros(size, np.int64)
@@ -100,6 +105,8 @@ def _total(
         if found.dtype != np.int64 or found.shape != (size,):
             raise _shapeless(update)
         total += found
+    if context.params.privacy.noise == "coordinator":
+        total += central_noise(context, round, release, total)
     return np.asarray(total * 2.0**-release.exponent, np.float64)
 
 
@@ -109,10 +116,11 @@ def _designed(
     release: Release,
     deviation: float,
     context: RunContext,
+    round: int,
 ) -> dict[str, Any]:
     """Scaling, winsorising bounds and bins from noised histograms."""
     layout = Layout.of(context.contract, context.params.anonymisation)
-    counts = _total(ordered, release, layout.size, context)
+    counts = _total(ordered, release, layout.size, context, round)
     mean, spread, lower, upper = moments_of(layout, counts, TAIL)
     number = np.array([edges is not None for edges in layout.edges])
     range_ = layout.upper - layout.lower
@@ -147,11 +155,12 @@ def _curved(
     deviation: float,
     planned: Schedule,
     context: RunContext,
+    round: int,
 ) -> dict[str, Any]:
     """The inverse of the noised Hessian; for regression the model itself."""
     design = Design.of(previous.arrays)
     width = design.width + 1 + (planned.method == "moments")
-    gram = symmetric(_total(ordered, release, width * (width + 1) // 2, context), width)
+    gram = symmetric(_total(ordered, release, width * (width + 1) // 2, context, round), width)
     kept = {k: v for k, v in previous.arrays.items() if not k.startswith("state.")}
     if planned.method == "moments":
         w = adassp(gram, deviation, context.params.model.linear.l2)
@@ -176,7 +185,7 @@ def _stepped(
 ) -> dict[str, Any]:
     """One step from a noised gradient; in the last round the mean of the last iterates."""
     w = parameters(previous)
-    gradient = _total(ordered, release, w.size, context).reshape(w.shape)
+    gradient = _total(ordered, release, w.size, context, round).reshape(w.shape)
     gradient[:, :-1] += context.params.model.linear.l2 * w[:, :-1]
     if planned.method == "newton":
         after = w - gradient @ previous.arrays["state.inverse"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -177,7 +179,7 @@ def test_a_site_that_sends_another_sum_is_named(workspace_of: Callable[..., Path
             RELEASED_DOOR, {"site": "site-b"}, {"update": LinearUpdate(arrays, 1.0)}, ""
         )
         with pytest.raises(ProtocolError) as caught:
-            _total([update], release, 4, None)  # type: ignore[arg-type]
+            _total([update], release, 4, None, 2)  # type: ignore[arg-type]
         assert caught.value.site == "site-b"
 
 
@@ -220,8 +222,6 @@ def test_nothing_but_clipped_sums_passes() -> None:
 
 
 def test_weights_and_unforeseen_preparation_are_refused() -> None:
-    from types import SimpleNamespace
-
     from site_tasks.private.train import _accounted
 
     release = schedule(settings(), _contract(settings())).of(1)
@@ -251,6 +251,39 @@ def test_a_ceiling_below_the_plan_stops_it_before_the_first_round(
     with pytest.raises((PrivacyError, RoundError)):
         train(params, workspace)
     assert not any("update" in name for name in published(workspace))
+
+
+def test_central_noise_is_drawn_once_and_needs_trust(workspace_of: Callable[..., Path]) -> None:
+    from pipelines.coordinator.central_noise import central_noise
+    from pipelines.hosts.execute import open_context, store_of
+    from site_tasks.home import SiteHome
+    from site_tasks.private.train import _trusted
+
+    params = settings("privacy.noise=coordinator", "privacy.evaluation=none")
+    workspace = workspace_of(params)
+    result = train(params, workspace)
+    assert not result["private"]  # the coordinator saw exact sums
+    assert {site["private"] for site in result["privacy"].values()} == {False}
+    context = open_context("r", "demo", store_of(params, workspace), workspace)
+    release = schedule(params, context.contract).of(4)
+    zeros = np.zeros(20_000, np.int64)
+    again = [central_noise(context, 4, release, zeros) for _ in range(2)]
+    assert (again[0] == again[1]).all()
+    assert again[0].std() == pytest.approx(release.deviation, rel=0.03)
+    assert (central_noise(context, 4, release, zeros + 1) != again[0]).any()
+    kept = list((workspace / "coordinator" / "demo" / "noise" / "r").iterdir())
+    assert len(kept) == 7
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
+    home = SiteHome.find("site-a", workspace)
+    real: Any = SimpleNamespace(
+        name="site-a", settings=home.settings.model_copy(update={"simulated": False})
+    )
+    with pytest.raises(PrivacyError, match="central_noise"):
+        _trusted(context, real)
+    sums = settings("privacy.noise=distributed", "privacy.simulate_sums=true")
+    with pytest.raises(PrivacyError, match="no simulation"):
+        _trusted(replace(context, params=sums), real)
+    _trusted(replace(context, params=settings()), real)
 
 
 def test_exact_numbers_cannot_follow_a_wrong_design() -> None:
