@@ -117,7 +117,7 @@ def test_adult_from_a_tenth():
             names=names,
             skipinitialspace=True,
             na_values="?",
-            comment="|",
+            skiprows=int(file == "adult.test"),
         )
         for file in ("adult.data", "adult.test")
     ]
