@@ -16,7 +16,21 @@ from rich.table import Table
 from benchmarks.report import MARK
 
 #: In the order of the table; quick ones first.
-NAMES = ("newton", "noise", "audits", "heart", "embedded", "ledger", "crash", "trees", "memory", "airflow", "scaling")
+NAMES = (
+    "newton",
+    "noise",
+    "audits",
+    "heart",
+    "embedded",
+    "ledger",
+    "crash",
+    "trees",
+    "anonymise_lattice",
+    "memory",
+    "airflow",
+    "scaling",
+    "anonymise_local",
+)
 
 
 def main(names: list[str]) -> int:

@@ -29,10 +29,23 @@ QUASI = (
     "sex",
     "native-country",
 )
-_NAMES = (
-    "age workclass fnlwgt education education-num marital-status occupation relationship race sex "
-    "capital-gain capital-loss hours-per-week native-country income"
-).split()
+_NAMES = [
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education-num",
+    "marital-status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital-gain",
+    "capital-loss",
+    "hours-per-week",
+    "native-country",
+    "income",
+]
 INCOME = Column("income", False, ("<=50K", ">50K"))
 _SWAP, _SHIFT, _YEARS = 0.1, 0.3, 2
 

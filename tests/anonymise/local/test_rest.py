@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +163,14 @@ def test_values_become_codes_of_the_public_domain():
     assert "77" not in str(refused.value)
     with pytest.raises(DataError, match="no column b"):
         Coded.from_frame(frame.drop(columns="b"), columns)
+
+
+def test_numba_is_loaded_by_the_first_call_alone():
+    code = (
+        "import sys, site_tasks.anonymise.local, site_tasks.anonymise.coded; "
+        "sys.exit('numba' in sys.modules or 'pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_loss_counts_values_and_suppressed_rows():
