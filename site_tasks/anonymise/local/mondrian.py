@@ -25,6 +25,7 @@ __all__ = ["SAMPLE", "fill", "loss_of", "partition", "union"]
 SAMPLE = 16384
 _LEAST = 1e-9
 _FEW = 64
+_STEPS = 64
 
 
 @compiled
@@ -125,12 +126,15 @@ def _clear(into: Any, at: Any) -> None:
 def _grow(
     found: Any, n: Any, weights: Any, sums: Any, left: Any, right: Any, parts: Any, whole: Any
 ) -> None:
-    """Order values so that each prefix, grown greedily, is a good set to part from the rest."""
+    """Order values so that each prefix, grown greedily, is a good set to part from the rest.
+
+    Of many values the first :data:`_STEPS` are chosen so, the others keep the domain's order.
+    """
     first, count, mask, kind, unit = parts
     grown = left.shape[0] - 1
     _clear(left, Index(grown))
     taken = 0
-    for step in range(n - 1):
+    for step in range(min(n - 1, _STEPS)):
         # right[i]: all that comes behind i; left[0]: what was passed over before i.
         _clear(right, Index(n))
         for i in range(n - 1, step, -1):
