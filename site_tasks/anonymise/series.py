@@ -20,6 +20,7 @@ import hashlib
 import hmac
 import os
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +139,7 @@ class Series:
                 raise ValueError
             versions = [str(name) for name in values.pop("versions").tolist()]
             own = {name: values.pop(name) for name in ("keys", "classes", "since", "retired")}
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             raise DataError(
                 "data.version",
                 f"The record of earlier anonymised versions, private/series/{path.name}, is damaged.",
@@ -316,11 +317,18 @@ def difference(series: Series, fingerprint: str, k: int) -> dict[str, int]:
 
 def _published(series: Series) -> NDArray[np.int64]:
     """Number of each class's combination of cells; classes with equal cells look alike."""
-    flat = [v.reshape(series.count, -1).astype(np.int64) for _, v in sorted(series.cells.items())]
+    flat = [_whole(v.reshape(series.count, -1)) for _, v in sorted(series.cells.items())]
     if not flat or not series.count:
         return np.zeros(series.count, np.int64)
     _, inverse = np.unique(np.concatenate(flat, axis=1), axis=0, return_inverse=True)
     return np.asarray(inverse.reshape(-1), np.int64)
+
+
+def _whole(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Cells as integers, equal where the cells are."""
+    if values.dtype.kind == "f":
+        return np.ascontiguousarray(values, np.float64).view(np.int64)
+    return np.asarray(values.astype(np.int64))
 
 
 def intersections(*releases: NDArray[np.int64]) -> NDArray[np.int64]:
