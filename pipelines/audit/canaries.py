@@ -87,7 +87,7 @@ def gradient_space(
     -------
     Scores
     """
-    multiplier = noise_multiplier(budget, delta * (1 - 1e-8), rounds)
+    multiplier = noise_multiplier(budget, delta, rounds)
     release = Release(
         "gradient", multiplier, CLIP, CLIP, ROW_EXPONENT + FACTOR_EXPONENT, "add-or-remove"
     )

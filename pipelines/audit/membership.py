@@ -178,7 +178,7 @@ def private_linear(
         L2 norm that rows are clipped to; the gradients are clipped to half of it.
     """
     clip = norm / 2
-    multiplier = noise_multiplier(budget, delta * (1 - 1e-8), rounds)
+    multiplier = noise_multiplier(budget, delta, rounds)
     release = Release(
         "gradient", multiplier, clip, clip, ROW_EXPONENT + FACTOR_EXPONENT, "add-or-remove"
     )
