@@ -41,7 +41,7 @@ from site_tasks.prepared import Prepared, load_prepared
 from site_tasks.privatise import TrainedPrivately, seed_of
 from site_tasks.release import release
 
-__all__ = ["fit_classes", "fit_numbers", "train"]
+__all__ = ["fit_classes", "fit_numbers", "no_leak", "train"]
 
 Floats = NDArray[np.float64]
 
@@ -131,6 +131,7 @@ def fit_classes(
     epsilon: float,
     l2: float,
     random_state: int | None = None,
+    accountant: Any = None,
 ) -> tuple[Floats, float]:
     """Private logistic regression (diffprivlib, objective perturbation); one against the rest.
 
@@ -150,6 +151,8 @@ def fit_classes(
         Penalty ``l2/2 · |w|²`` beside the summed loss, intercept included.
     random_state : int, optional
         NOT PRIVATE; without it diffprivlib draws from the system's entropy (``secrets``).
+    accountant : diffprivlib.accountant.BudgetAccountant, optional
+        Told what is spent; one for this fit alone by default.
 
     Returns
     -------
@@ -163,8 +166,8 @@ def fit_classes(
     centre = np.zeros((classes, rows.shape[1]))
     x = _with_constant(np.vstack([rows, centre])) / norm
     y = np.concatenate([labels, np.arange(classes)])
-    accountant = BudgetAccountant(epsilon, 0)
-    with _no_leak():
+    accountant = BudgetAccountant(epsilon, 0) if accountant is None else accountant
+    with no_leak():
         estimator = LogisticRegression(
             epsilon=epsilon,
             data_norm=1.0,
@@ -186,6 +189,7 @@ def fit_numbers(
     epsilon: float,
     l2: float,
     random_state: int | None = None,
+    accountant: Any = None,
 ) -> tuple[Floats, float]:
     """Private least squares: diffprivlib's noisy moments (functional mechanism), solved as ridge.
 
@@ -199,7 +203,7 @@ def fit_numbers(
         Scaled features, within ``[-bound, bound]``.
     y : ndarray, shape (n,)
         Labels within [-1, 1].
-    bound, epsilon, l2, random_state
+    bound, epsilon, l2, random_state, accountant
         As for :func:`fit_classes`; the intercept has no penalty beyond the noise's.
 
     Returns
@@ -211,8 +215,8 @@ def fit_numbers(
     from diffprivlib.models import LinearRegression
 
     edge = np.append(bound, 1.0)
-    accountant = BudgetAccountant(epsilon, 0)
-    with _no_leak(), np.errstate(all="ignore"):
+    accountant = BudgetAccountant(epsilon, 0) if accountant is None else accountant
+    with no_leak(), np.errstate(all="ignore"):
         estimator = LinearRegression(
             epsilon=epsilon,
             bounds_X=(-edge, edge),
@@ -256,7 +260,7 @@ def _with_constant(rows: Floats) -> Floats:
 
 
 @contextmanager
-def _no_leak() -> Iterator[None]:
+def no_leak() -> Iterator[None]:
     """Turn diffprivlib's ``PrivacyLeakWarning`` into an error; its other warnings are noise."""
     from diffprivlib.utils import PrivacyLeakWarning
 

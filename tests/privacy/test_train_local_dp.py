@@ -15,7 +15,7 @@ from folkmoot.exchange import ExchangeStore
 from folkmoot.params import parse_params
 from folkmoot.plan import keys
 from folkmoot.wire import decode
-from site_tasks.train_local_dp import _no_leak, fit_classes, fit_numbers
+from site_tasks.train_local_dp import no_leak, fit_classes, fit_numbers
 
 ONES = np.ones(3)
 WEIGHTS = np.array([2.0, -1.0, 0.5])
@@ -99,7 +99,7 @@ def test_tiny_data_and_tiny_epsilon_stay_finite() -> None:
 def test_a_leak_warning_is_an_error() -> None:
     from diffprivlib.models import LogisticRegression
 
-    with pytest.raises(PrivacyError) as caught, _no_leak():
+    with pytest.raises(PrivacyError) as caught, no_leak():
         LogisticRegression(epsilon=1.0).fit(np.eye(4), [0, 1, 0, 1])
     assert caught.value.code == "privacy.mechanism"
 
