@@ -25,6 +25,7 @@ NAMES = (
     "ledger",
     "crash",
     "trees",
+    "anonymise_risk",
     "anonymise_lattice",
     "memory",
     "airflow",

@@ -42,6 +42,8 @@ __all__ = ["Checker", "verify_frame", "verify_recoding"]
 #: For logarithms alone, which have no exact value; everything else is compared exactly, but for
 #: this much where a bound may be reached.
 ROUNDING = 1e-9
+#: Rows looked at together, so that memory does not grow with the table.
+_PIECE = 100_000
 Class = tuple[Hashable, ...]
 Rows = Mapping[Hashable, int]
 
@@ -235,36 +237,48 @@ def verify_recoding(
         ``privacy.unproven``.
     """
     problems = []
-    classes = recoding.classes.tolist()
-    if len(classes) != coded.rows:
-        problems.append(f"{abs(coded.rows - len(classes))} rows are neither kept nor suppressed")
-    kept = [i for i, number in enumerate(classes) if number >= 0]
-    of = [classes[i] for i in kept]
-    cells: list[list[Hashable]] = []
-    for j, column in enumerate(recoding.columns):
-        rows = recoding.allowed(j).tolist()
-        sets = [frozenset(v for v, yes in enumerate(row) if yes) for row in rows]
-        codes = coded.codes[:, j].tolist()
-        outside = sum(codes[i] not in sets[number] for i, number in zip(kept, of, strict=True))
-        if outside:
-            problems.append(f"{outside} cells of {column.name} do not allow their own value")
-        same: dict[frozenset[int], int] = {}
-        numbered = [same.setdefault(s, len(same)) for s in sets]
-        cells.append([numbered[number] for number in of])
+    rows = len(recoding.classes)
+    if rows != coded.rows:
+        problems.append(f"{abs(coded.rows - rows)} rows are neither kept nor suppressed")
+        rows = min(rows, coded.rows)
+    allowed, numbers = [], []
+    for j in range(len(recoding.columns)):
+        sets = [
+            frozenset(value for value, yes in enumerate(row) if yes)
+            for row in recoding.allowed(j).tolist()
+        ]
+        same: dict[frozenset[int], int] = {}  # equal cells get one number: quicker to compare
+        numbers.append([same.setdefault(cell, len(same)) for cell in sets])
+        allowed.append(sets)
         if population is not None:
             population = [
-                [same.get(s, (None, s)) for s in people] if i == j else people
+                [same.get(cell, (None, cell)) for cell in people] if i == j else people
                 for i, people in enumerate(population)
             ]
-    sensitive = None
-    if coded.sensitive is not None:
-        every = coded.sensitive.tolist()
-        sensitive = [every[i] for i in kept]
     checker = Checker(models, range(len(coded.sensitive_domain)))
-    checker.add(cells, sensitive, rows=len(kept))
+    outside = [0] * len(recoding.columns)
+    for start in range(0, rows, _PIECE):
+        piece = slice(start, min(start + _PIECE, rows))
+        of = recoding.classes[piece].tolist()
+        kept = [i for i, number in enumerate(of) if number >= 0]
+        of = [of[i] for i in kept]
+        for j, sets in enumerate(allowed):
+            codes = coded.codes[piece, j].tolist()
+            outside[j] += sum(
+                codes[i] not in sets[number] for i, number in zip(kept, of, strict=True)
+            )
+        secret = None
+        if coded.sensitive is not None:
+            every = coded.sensitive[piece].tolist()
+            secret = [every[i] for i in kept]
+        cells = [[number[n] for n in of] for number in numbers]
+        checker.add(cells, secret, rows=len(kept))
+    for column, wrong in zip(recoding.columns, outside, strict=True):
+        if wrong:
+            problems.append(f"{wrong} cells of {column.name} do not allow their own value")
     if population is not None:
         checker.add_population(population)
-    if sensitive is None and any(model.reads == "sensitive" for model in models):
+    if coded.sensitive is None and any(model.reads == "sensitive" for model in models):
         problems.append("a model of sensitive values cannot be proven without a sensitive column")
     _refuse(problems + checker.problems(), site)
 
