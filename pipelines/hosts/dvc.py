@@ -33,7 +33,8 @@ from pipelines.hosts.walk import contract_for
 
 __all__ = ["run"]
 
-_PHASES = {"sites": "set_up", "prepare": "preparation", "initialise": "preparation"}
+_PHASES = {"sites": "set_up"}
+_PHASES |= dict.fromkeys(("agree", "settle", "prepare", "initialise"), "preparation")
 _PHASES |= {
     "round-001": "first_round",
     "round": "rounds",
