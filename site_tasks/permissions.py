@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from folkmoot.errors import PrivacyError
 from folkmoot.privacy.ledger import Ceiling, Terms
 from folkmoot.privacy.release import planned
+from site_tasks import membership
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
@@ -30,10 +31,16 @@ def check(context: RunContext, home: SiteHome) -> None:
     ------
     PrivacyError
         ``privacy.not-permitted`` or ``privacy.seeded``, naming the key of ``site.toml``.
+    ProtocolError
+        ``protocol.roster`` where members or keys are not those that the steward accepted.
     """
     allowed, params = home.settings.permissions, context.params
     if context.federation not in allowed.federations:
         raise _refusal(home, "federations", f"does not list federation {context.federation}")
+    distrusted = sorted(set(allowed.distrusted) & set(params.federation.members))
+    if distrusted:
+        raise _refusal(home, "distrusted", f"names {', '.join(distrusted)}")
+    membership.check(context, home)
     if params.model.kind not in allowed.kinds:
         raise _refusal(home, "kinds", f"does not permit models of kind {params.model.kind}")
     if params.privacy.mechanism not in allowed.mechanisms:
@@ -82,6 +89,18 @@ def terms(context: RunContext, home: SiteHome) -> Terms:
         context.params.privacy.mechanism in EXACT,
         home.settings.permissions.differencing,
     )
+
+
+def fewest_contributors(context: RunContext, home: SiteHome) -> int:
+    """Fewest sites whose sum this site helps to open.
+
+    With a share of the noise at each site (``privacy.noise: distributed``) as many as make up the
+    planned noise: a sum of fewer would be less private than what the ledger was charged for.
+    """
+    least, privacy = home.settings.permissions.minimum_contributors, context.params.privacy
+    if privacy.clipping == "record" and privacy.noise == "distributed":
+        least = max(least, context.params.federation.required - privacy.dropouts)
+    return least
 
 
 def ceilings(home: SiteHome, delta: float, federation: str, requester: str) -> tuple[Ceiling, ...]:

@@ -58,7 +58,7 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
             "Find out who made it; no share was dealt.",
             site=home.name,
         )
-    least = home.settings.permissions.minimum_contributors
+    least = permissions.fewest_contributors(context, home)
     if len(sites) < least:
         raise PrivacyError(
             "secure.contributors",
@@ -135,7 +135,7 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
             "Sites that miss the upload have no part in the round.",
             site=home.name,
         )
-    least = home.settings.permissions.minimum_contributors
+    least = permissions.fewest_contributors(context, home)
     survivors = check_survivors(
         listed,
         binding,
@@ -146,8 +146,11 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
         roster=context.roster,
         minimum=least,
     )
-    if context.params.privacy.mechanism in permissions.EXACT:
-        state.compare(_content(step, context, home), survivors, least)
+
+    def check() -> None:
+        if context.params.privacy.mechanism in permissions.EXACT:
+            state.compare(_content(step, context, home), survivors, least)
+
     made = state.answer(
         index,
         binding,
@@ -163,6 +166,7 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
             held=memory(context, home).held,
             signing=home.key(),
         ),
+        check,
     )
     return [context.store.put(context.key(step.outputs[0]), made)]
 
