@@ -57,10 +57,12 @@ def session_of(context: RunContext) -> setup.Session:
 
 
 def _plan(context: RunContext) -> str:
-    """Digest of params, contract and members' keys, as the site was given them."""
+    """Digest of what decides on contributions, as this party was given it: params, contract, keys."""
     roster: Roster = context.roster
+    sections = {"data", "anonymisation", "model", "privacy", "aggregation"}
     values = {
-        "params": context.params.digest(),
+        "params": context.params.model_dump(mode="json", include=sections),
+        "quorum": context.params.federation.required,
         "contract": context.contract.digest(),
         "keys": {site: roster.keys[site] for site in context.params.federation.members},
     }

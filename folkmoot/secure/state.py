@@ -97,21 +97,30 @@ class SiteState:
             )
 
     def answer(
-        self, index: int, binding: Binding, listed: bytes, make: Callable[[], bytes]
+        self,
+        index: int,
+        binding: Binding,
+        listed: bytes,
+        make: Callable[[], bytes],
+        check: Callable[[], None] = lambda: None,
     ) -> bytes:
-        """The one answer to a sum.
+        """The one answer to a sum; ``check`` may refuse the list before it is decided on.
 
         Raises
         ------
         PrivacyError
             ``secure.again`` where another list of survivors was answered.
         """
-        which = digest(listed)
-        if self.decide(f"list-{index:04d}", which) != which:
+        name, which = f"list-{index:04d}", digest(listed)
+        known = self._decided().get(name)
+        if known is None:
+            check()
+            known = self.decide(name, which)
+        if known != which:
             raise PrivacyError(
                 "secure.again",
-                f"Site {self.site} was sent a second list of survivors for {_name(binding)}: answers "
-                "to both could open a single site's update.",
+                f"Site {self.site} was sent a second list of survivors for {_name(binding)}: "
+                "answers to both could open a single site's update.",
                 "Find out who made the second list; the first stays answered.",
                 site=self.site,
             )

@@ -14,11 +14,11 @@ from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import setup
 from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
-from folkmoot.secure.unmask import survivor_list
+from folkmoot.secure.unmask import open_list, survivor_list
 from pipelines.coordinator import lock
 from pipelines.coordinator.aggregate.secure_sum import uploads
 
-__all__ = ["deal", "keys_of", "survivors"]
+__all__ = ["deal", "keys_of", "left_out", "survivors"]
 
 T = TypeVar("T")
 
@@ -96,3 +96,23 @@ def _gather(
             "See each missing site's task for its error, then run again: finished steps are kept.",
         )
     return found
+
+
+def left_out(step: Step, context: RunContext) -> dict[str, str] | None:
+    """Sites that one of these steps goes on without; None for any other step.
+
+    Hosts that plan every task ahead skip theirs.
+    """
+    session = session_of(context)
+    if step.body == "coordinator.keys":
+        listed = context.store.get(context.key(keys.SECURE_KEYS))
+        present = set(setup.open_list(listed, session))
+    elif step.body == "coordinator.deal":
+        present = set(set_up_of(context).members)
+    elif step.body == "coordinator.survivors":
+        binding = session.binding(index_of(step, context))
+        data = context.store.get(context.key(keys.survivors(stage_of(step))))
+        present = set(open_list(data, binding))
+    else:
+        return None
+    return {s: "protocol.missing" for s in context.params.federation.members if s not in present}

@@ -241,13 +241,21 @@ class _Builder:
                 self._add([self.plan.step("agree/settle")])
         with TaskGroup("prepare", tooltip=docs.PREPARE):
             self._sites("prepare", docs.PREPARE, None if agreed else start)
-        self._add([self.plan.step("round-000/initialise")])
+        if self.plan.stage("setup/"):
+            with TaskGroup("setup", tooltip=docs.SETUP):
+                self._add(self.plan.stage("setup/"))
+        *before, initialise = self.plan.stage("round-000/")
+        if before:
+            with TaskGroup("round-000", tooltip=docs.STATISTICS):
+                self._add(before)
+        self._add([initialise])
         for round in range(1, self.plan.rounds + 1):
             name = f"round-{round:03d}"
             with TaskGroup(name, tooltip=f"Round {round} of at most {self.plan.rounds}"):
                 self._add(self.plan.stage(f"{name}/"))
         with TaskGroup("evaluate", tooltip=docs.EVALUATE):
-            self._add(self.plan.stage("final/evaluate/"))
+            *evaluation, _ = self.plan.stage("final/")
+            self._add(evaluation)
         conclude = self._add([self.plan.step("final/conclude")])
         self._close(start, conclude)
 

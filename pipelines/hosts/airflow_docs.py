@@ -20,6 +20,10 @@ ANONYMISE = (
     "risk report stays at the site."
 )
 AGREE = "The sites settle on one schema: levels of generalisation that each can live with."
+SETUP = (
+    "Once per run: every site announces keys and deals shares of its secrets for the secure sums."
+)
+STATISTICS = "Sum the sites' statistics under masks."
 EVALUATE = "Evaluate the final model on every site's held-out rows."
 
 OPEN = """Fixes params (with the form's changes), contract and roster of the run in `run.json`.
@@ -62,6 +66,26 @@ _BODIES = {
     "site.train_trees": "Grows this round's trees, signs and releases them.",
     "site.train_local_dp": "Trains diffprivlib's own estimator and releases the model.",
     "site.evaluate": "Counts the final model's hits and errors on held-out rows, and releases counts.",
+    "site.announce": (
+        "Draws one key per secure sum of the run and publishes the public halves, signed. The first "
+        "of two tasks of the set-up."
+    ),
+    "site.share": (
+        "Deals shares of the site's secrets to its neighbours, sealed for each of them, so that sums "
+        "can be opened without sites that are lost. The second task of the set-up."
+    ),
+    "site.statistics": "Releases the summed statistics of the prepared rows, under masks.",
+    "site.unmask": (
+        "Checks the list of survivors and answers it, once: a share of the self-mask of every site "
+        "that contributed, or of the key of one that did not, never both. A site that is lost here "
+        "stays in the sum."
+    ),
+    "coordinator.keys": "Publishes the list of the sites' key messages.",
+    "coordinator.deal": "Passes every site the shares that were sealed for it; names the members.",
+    "coordinator.survivors": (
+        "Publishes the signed statements of the sites whose contribution is there. Sites that are "
+        "missing are left out of the sum without running the others again."
+    ),
     "coordinator.settle": (
         "Picks the levels of least summed loss that all sites satisfy. A site whose limit alone would "
         "cost the others too much is left out as far as the quorum allows."
@@ -79,6 +103,11 @@ _TITLES = {
     "site.train_trees": "Train",
     "site.train_local_dp": "Train",
     "site.agree": "Levels",
+    "site.announce": "Announce keys of",
+    "site.share": "Deal shares of",
+    "coordinator.keys": "List the keys",
+    "coordinator.deal": "Deliver the shares",
+    "coordinator.survivors": "List who contributed",
     "coordinator.settle": "Settle on levels",
 }
 

@@ -108,7 +108,11 @@ def task_id(step: Step | str) -> str:
         return f"{parts[0]}.{parts[2]}.{parts[1]}-{parts[2]}"
     if parts[0] == "agree":
         return "agree.settle"
+    if parts[0] == "setup":
+        return f"setup.{'-'.join(parts[1:])}"
     if parts[0] == "final":
+        if parts[1] in {"survivors", "unmask"}:
+            return f"evaluate.{'-'.join(parts[1:])}"
         return "-".join(parts[1:]) if len(parts) < 3 else f"evaluate.{parts[2]}"
     if parts[-1] == "initialise":
         return "initialise"

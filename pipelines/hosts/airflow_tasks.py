@@ -170,10 +170,13 @@ class StageTask(CoordinatorTask):
             log.warning("%s is left out from round %d on: %s", site, max(step.round, 1), code)
         if over:
             log.info("Rounds end after round %d: %s", step.round, over)
+        # A site that did not contribute to a sum has no part in opening it, and in the next again.
+        only = step.name.removesuffix("survivors") if step.name.endswith("/survivors") else ""
         skipped = [
             task_id(later)
             for later in (self.later() if missing or over else ())
-            if later.place in missing or (over and later.name.startswith("round-"))
+            if (later.place in missing and later.name.startswith(only))
+            or (over and later.name.startswith("round-"))
         ]
         if skipped:
             context["ti"].xcom_push("return_value", refs)
@@ -183,9 +186,14 @@ class StageTask(CoordinatorTask):
 
 def _outcome(step: Step, run: RunContext) -> tuple[dict[str, str], str | None]:
     """Sites left out by a stage, with the reason's code, and why rounds end (or None)."""
+    from pipelines.coordinator import secure as secure_steps
+
     if step.name == "agree/settle":
         schema = json.loads(run.store.get(run.key(keys.SCHEMA)))
         return dict(schema["missing"]), None
+    between = secure_steps.left_out(step, run)
+    if between is not None:
+        return between, None
     if step.round == 0:
         present = decode(run.store.get(run.key(keys.model(0))), kind="model").meta["parents"]
         members = run.params.federation.members

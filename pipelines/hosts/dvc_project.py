@@ -42,7 +42,14 @@ _HEADER = """\
 """
 _SITES = ("federation.name", "federation.sites", "data.recipe", "data.path", "data.contract")
 _DEALT = ("data.partition", "data.rows", "data.columns", "data.seed")
-_PREPARED = ("anonymisation", "data.holdout", "data.precision", "data.scaling", "model.kind")
+_PREPARED = (
+    "aggregation.protection",
+    "anonymisation",
+    "data.holdout",
+    "data.precision",
+    "data.scaling",
+    "model.kind",
+)
 _RUN = ("federation", "data", "anonymisation", "model", "privacy", "aggregation", "tracking")
 
 
@@ -239,12 +246,25 @@ class Project:
                 (*_PREPARED, "privacy.mechanism"),
                 [self.stored(keys.statistics(site))],
             )
+        first: tuple[str, ...] = (
+            "data.scaling",
+            "federation.quorum",
+            *self._training(initial=True),
+        )
+        made = [self.stored(keys.model(0))]
+        if self.params.aggregation.masked:
+            # One set-up serves one course of rounds: whatever changes a round needs a new one.
+            first = (
+                "data",
+                "anonymisation",
+                "model",
+                "privacy",
+                "aggregation",
+                "federation.quorum",
+            )
+            made.append(self.stored(keys.SECURE_KEYS).parent)
         stages["initialise"] = self._stage(
-            "initialise",
-            "initial global model",
-            [*statistics, contract, roster],
-            ("data.scaling", "federation.quorum", *self._training(initial=True)),
-            [self.stored(keys.model(0))],
+            "initialise", "initial global model", [*statistics, contract, roster], first, made
         )
         settings = (
             "data.scaling",

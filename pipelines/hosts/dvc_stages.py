@@ -167,7 +167,19 @@ def _prepare(project: Project, site: str) -> None:
 
 
 def _initialise(project: Project) -> None:
-    execute(project.plan.step("round-000/initialise"), _context(project))
+    context = _context(project)
+    if not project.params.aggregation.masked:
+        execute(project.plan.step("round-000/initialise"), context)
+        return
+    # A new set-up: keys of an earlier one are never used for other sums.
+    for path in project.stored("round-000").glob("*"):
+        if path.name == "survivors.json" or path.name.startswith(
+            ("masked-", "statement-", "answer-")
+        ):
+            path.unlink()
+    walk = Walk(project.plan, context, Progress(say=_say))
+    for step in (*project.plan.stage("setup/"), *project.plan.stage("round-000/")):
+        walk.do(step)
 
 
 def _round(project: Project, round: int) -> None:

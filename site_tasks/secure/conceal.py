@@ -14,7 +14,7 @@ from folkmoot.secure.masks import add_masks, own_masks
 from folkmoot.secure.run import index_of, limits_of, session_of, set_up_of, stage_of, units_of
 from folkmoot.secure.unmask import View, statement
 from folkmoot.updates import MASKED_DOOR, LinearUpdate, MaskedUpdate, PrivatisedUpdate
-from folkmoot.wire import decode, digest
+from folkmoot.wire import canonical_json, decode, digest
 from site_tasks.secure.memory import memory, state_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def conceal(
     vector = layout.encode(
         {name: part.arrays for name, part in update.parts.items()},
         {name: part.weight for name, part in update.parts.items() if linear[name]},
-        hashlib.sha256(f"folkmoot-rounding\0{identity}".encode()).digest(),
+        # Public, and the same on every host: rounding protects nothing.
+        hashlib.sha256(canonical_json(["rounding", binding.to_dict(), home.name])).digest(),
         outside="clip",
     )
     state.claim(index, binding, identity)
