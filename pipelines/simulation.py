@@ -21,6 +21,7 @@ from folkmoot.params import Params
 from pipelines.coordinator.identity import with_coordinator
 from pipelines.recipes import contract_of
 from site_tasks.home import SiteHome
+from site_tasks.membership import accept, accepted
 from site_tasks.settings import Permissions, load_settings, save_settings
 
 __all__ = ["ensure_sites"]
@@ -159,16 +160,40 @@ def _elsewhere(params: Params, workspace: Path, homes: dict[str, SiteHome]) -> s
 def _enrol(homes: list[SiteHome], workspace: Path) -> bool:
     """Put the sites' public keys on the roster; whether it changed.
 
-    Only a simulated site's key is ever replaced: it was lost with the folder and made again.
+    Only a simulated site's key is ever replaced: it was lost with the folder and made again.  A
+    simulated site's steward signs and accepts whatever is simulated; a real one's does so himself.
     """
     path = workspace / "roster.toml"
     roster = Roster.load(path)
     own = {h.name: h for h in homes if h.settings.simulated or h.name not in roster.keys}
-    keys = {**roster.keys, **{name: public_text(home.key()) for name, home in own.items()}}
-    if keys == roster.keys:
-        return False
-    with_coordinator(Roster(keys), workspace).save(path)
-    return True
+    gone = {name for name in (_recorded(workspace) or {}).get("sites", ()) if name not in own}
+    keys = {
+        name: key
+        for name, key in roster.keys.items()
+        if name not in gone or (workspace / "sites" / name / "site.toml").exists()
+    }
+    keys |= {name: public_text(home.key()) for name, home in own.items()}
+    coordinator = with_coordinator(roster, workspace).coordinator if own else roster.coordinator
+    after = roster.amended(keys, coordinator)
+    simulated = _simulated(after, workspace)
+    unsigned = after.unsigned()
+    for home in simulated:
+        if home.name in unsigned:
+            after = after.signed(home.name, home.key())
+    if after != roster:
+        after.save(path)
+    if not after.unsigned():
+        for home in simulated:
+            accept(home, after)
+    return after != roster
+
+
+def _simulated(roster: Roster, workspace: Path) -> list[SiteHome]:
+    folders = {name: workspace / "sites" / name for name in roster.keys}
+    homes = [SiteHome(root) for root in folders.values() if (root / "site.toml").exists()]
+    return [
+        h for h in homes if h.settings.simulated and public_text(h.key()) in roster.keys.values()
+    ]
 
 
 # What was made ----------------------------------------------------------------------------------
@@ -223,6 +248,11 @@ def _whole(params: Params, workspace: Path) -> bool:
         settings = load_settings(root / "site.toml")
         pointer = root / f"{settings.dataset.path}.dvc"
         if not settings.simulated or not pointer.exists():
+            return False
+        known = accepted(SiteHome(root))
+        if known is None or any(
+            known.keys.get(n) != roster.keys.get(n) for n in params.federation.members
+        ):
             return False
     return True
 

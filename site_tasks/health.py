@@ -11,6 +11,7 @@ from folkmoot.findings import Finding, found
 from folkmoot.identity import Roster, public_text
 from site_tasks.git import git
 from site_tasks.home import SiteHome
+from site_tasks.membership import accepted
 
 __all__ = ["check_site"]
 
@@ -90,7 +91,7 @@ def _keys(home: SiteHome) -> Finding | str:
 def _roster(home: SiteHome, roster: Roster) -> Finding | str:
     entry = roster.keys.get(home.name)
     if entry == public_text(home.key()):
-        return "the roster has this site's key"
+        return _agreed(home, roster)
     what = "does not list this site" if entry is None else "has another key for this site"
     return Finding(
         f"{home.name}: roster",
@@ -99,6 +100,20 @@ def _roster(home: SiteHome, roster: Roster) -> Finding | str:
         f"folkmoot site enrol {home.root / 'public.toml'}"
         + ("" if entry is None else " --replace, after asking the site whether its key is new"),
     )
+
+
+def _agreed(home: SiteHome, roster: Roster) -> Finding | str:
+    known = accepted(home)
+    if known is not None and known.digest() == roster.digest():
+        return f"version {roster.version} is signed by all members and accepted"
+    missing = roster.unsigned()
+    if missing:
+        what = f"Version {roster.version} of the roster is not signed by {', '.join(missing)}."
+        remedy = "Each of them: folkmoot roster sign SITE"
+    else:
+        what = f"The site has not accepted version {roster.version} of the roster."
+        remedy = f"folkmoot roster accept {home.name}"
+    return Finding(f"{home.name}: roster", "fault", what, remedy)
 
 
 def _permissions(home: SiteHome) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +52,17 @@ def workspace_of(prototype: Callable[..., Path], tmp_path: Path) -> Callable[...
         return target
 
     return copy
+
+
+def agreed(home: Any, members: Iterable[str]) -> Any:
+    """A roster on which every member has the key of ``home``, signed by all and accepted there."""
+    from folkmoot.identity import Roster, public_text
+    from site_tasks.membership import accept, accepted
+
+    key = home.key()
+    known = accepted(home) or Roster({})
+    roster = known.amended(dict.fromkeys([home.name, *members], public_text(key)), None)
+    for name in roster.keys:
+        roster = roster.signed(name, key)
+    accept(home, roster)
+    return roster

@@ -5,7 +5,19 @@ from __future__ import annotations
 import typer
 
 import folkmoot
-from folkmoot.cli import anonymise, audit, data, doctor, ledger, lineage, params, plan, run, site
+from folkmoot.cli import (
+    anonymise,
+    audit,
+    data,
+    doctor,
+    ledger,
+    lineage,
+    params,
+    plan,
+    roster,
+    run,
+    site,
+)
 
 __all__ = ["app"]
 
@@ -39,6 +51,7 @@ doctor.register(app)
 audit.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(site.app, name="site")
+app.add_typer(roster.app, name="roster")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(params.app, name="params")
 app.add_typer(plan.app, name="plan")

@@ -254,7 +254,7 @@ def _by_run(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     """Per lineage, federation and run: releases, charges, attempts without a commit."""
     runs: dict[tuple[str, str, str], dict[str, Any]] = {}
     for entry in entries:
-        if entry.kind == "open":
+        if entry.kind in {"open", "rotate"}:
             continue
         content = entry.content
         name = (content["lineage"], content["federation"], content["run"])

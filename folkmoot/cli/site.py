@@ -168,24 +168,56 @@ def enrol(
     from folkmoot.cli.places import workspace_of
     from folkmoot.errors import ConfigError
     from folkmoot.identity import Roster
+    from folkmoot.identity.roster import endorsed
+    from pipelines.coordinator.identity import with_coordinator
 
     folder = workspace_of(workspace)
     path = folder / "roster.toml"
     roster = Roster.load(path)
     keys = dict(roster.keys)
+    endorsements: dict[str, str] = {}
     for text in public:
-        name, key = _public(text, folder)
-        if keys.get(name, key) != key and not replace:
+        name, key, endorsement = _public(text, folder)
+        new = keys.get(name, key) != key
+        if new and not replace and not endorsed(name, roster.keys[name], key, endorsement):
             raise ConfigError(
                 "config.invalid",
-                f"The roster has another key for site {name}.",
-                "Ask the site whether its key is new, then use --replace.",
+                f"The roster has another key for site {name}, which has not signed the new one.",
+                "Ask the site by another way whether its key is new, then use --replace.",
                 site=name,
             )
+        if new and endorsement:
+            endorsements[name] = endorsement
         state = "is enrolled" if keys.get(name) != key else "was enrolled already"
         keys[name] = key
         typer.echo(f"Site {name} {state}.")
-    Roster(keys, roster.coordinator).save(path)
+    after = roster.amended(keys, with_coordinator(roster, folder).coordinator, endorsements)
+    after.save(path)
+    missing = after.unsigned()
+    if missing:
+        typer.echo(
+            f"Roster version {after.version} is a draft: each member runs `folkmoot roster sign` on "
+            f"{path} and, when all have signed, `folkmoot roster accept`. "
+            f"Missing: {', '.join(missing)}."
+        )
+
+
+@app.command()
+def rotate(site: Site, workspace: Workspace = None) -> None:
+    """Give a site a new signing key; the ledger and public.toml are signed over to it.
+
+    Then send public.toml to whoever keeps the roster: the site takes part again once every member has
+    signed and accepted the next version.  The former key is destroyed.
+
+    **For example:** `folkmoot site rotate clinic-a`
+    """
+    from folkmoot.cli.places import workspace_of
+    from site_tasks.home import SiteHome
+    from site_tasks.rotation import rotate_key
+
+    home = SiteHome.find(site, workspace_of(workspace))
+    rotate_key(home)
+    typer.echo(f"Site {site} has a new key. Send {home.root / 'public.toml'} to be enrolled.")
 
 
 @app.command()
@@ -254,8 +286,8 @@ def _add(home: SiteHome, data: Path, contract: Path | None, message: str) -> Dat
         target.unlink(missing_ok=True)
 
 
-def _public(text: str, workspace: Path) -> tuple[str, str]:
-    """Name and key of a ``public.toml``."""
+def _public(text: str, workspace: Path) -> tuple[str, str, str]:
+    """Name, key and endorsement (or nothing) of a ``public.toml``."""
     import re
     import tomllib
 
@@ -267,12 +299,13 @@ def _public(text: str, workspace: Path) -> tuple[str, str]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         name, key = str(values["name"]), str(values["key"])
+        endorsement = str(values.get("endorsement", ""))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError):
-        name = key = ""
+        name = key = endorsement = ""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name) or not re.fullmatch("[0-9a-f]{64}", key):
         raise ConfigError(
             "config.invalid",
             f"{path} is not the public.toml of a site.",
             "Ask the site for the file that `folkmoot site init` made, or name a site here.",
         )
-    return name, key
+    return name, key, endorsement

@@ -13,12 +13,13 @@ import pytest
 
 from folkmoot.contract import Contract
 from folkmoot.exchange import ExchangeStore
-from folkmoot.identity import Roster, public_text
 from folkmoot.params import parse_params
 from folkmoot.plan import RunContext, Step, keys
 from pipelines.hosts.execute import execute
 from site_tasks import dataset
 from site_tasks.home import SiteHome
+from site_tasks.settings import Permissions
+from tests.conftest import agreed
 
 SITE = "site-a"
 REGIONS = ["north", "east", "south", "west"]
@@ -90,7 +91,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = tmp_path_factory.mktemp("prepare") / "workspace"
-    home = SiteHome.create(workspace / "sites" / SITE, SITE, federations=["demo"])
+    permitted = Permissions(differencing=True)  # these tests go from version to version
+    home = SiteHome.create(
+        workspace / "sites" / SITE, SITE, federations=["demo"], permissions=permitted
+    )
     dataset.add(home, rows(), "Add the rows")
     return workspace
 
@@ -107,12 +111,12 @@ def context_of(workspace: Path, contract: Contract) -> Callable[..., RunContext]
     def make(run: str, *overrides: str) -> RunContext:
         sites = ["site-a", "site-b"]
         values = {"federation": {"sites": sites, "quorum": 1}}
-        key = public_text(SiteHome.find(SITE, workspace).key())
+        roster = agreed(SiteHome.find(SITE, workspace), sites)
         return RunContext(
             run,
             parse_params(values, overrides),
             contract,
-            Roster(dict.fromkeys(sites, key)),
+            roster,
             ExchangeStore(workspace / "exchange"),
             workspace,
         )

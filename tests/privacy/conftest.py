@@ -13,7 +13,6 @@ import pytest
 
 from folkmoot.contract import Contract
 from folkmoot.exchange import ArtifactRef, ExchangeStore
-from folkmoot.identity import Roster, public_text
 from folkmoot.params import parse_params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.release import charge
@@ -21,6 +20,7 @@ from folkmoot.updates import LinearUpdate, ReleasedUpdate, Statistics, open_rele
 from site_tasks.home import SiteHome
 from site_tasks.release import release
 from site_tasks.settings import save_settings
+from tests.conftest import agreed
 
 CONTRACT = Contract.model_validate(
     {
@@ -53,7 +53,7 @@ class Site:
 
     def context(self, *overrides: str, run: str = "r") -> RunContext:
         params = parse_params({}, overrides)
-        roster = Roster({self.home.name: public_text(self.home.key())})
+        roster = agreed(self.home, params.federation.members)
         return RunContext(run, params, CONTRACT, roster, self.store, self.workspace)
 
     def permit(self, **changes: Any) -> None:
@@ -101,7 +101,8 @@ class Site:
 @pytest.fixture(scope="session")
 def empty_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("privacy") / "workspace" / "sites" / "site-a"
-    SiteHome.create(root, "site-a", federations=["demo"])
+    home = SiteHome.create(root, "site-a", federations=["demo"])
+    agreed(home, parse_params({}).federation.members)
     return root
 
 

@@ -52,7 +52,9 @@ def verify(db: sqlite3.Connection, site: str) -> int:
             raise broken(site, f"has no signature of the site at entry {seq}")
         if when < time:
             raise broken(site, f"goes back in time at entry {seq}")
-        if kind != "open":
+        if kind == "rotate":
+            key = _key(content)  # signed with the former key, it names the next
+        elif kind != "open":
             if not _follows(open_attempts, kind, release_id, attempt):
                 raise broken(site, f"has entry {seq} without the reservation it needs")
             running.add(totals, content, running.day_of(when))

@@ -68,6 +68,8 @@ class Ledger:
         self.site = site
         self._key = key
         self._public = None if key is None else public_text(key)
+        self._newest: Head | None = None
+        self._writing: Head | None = None
         self._store = Store(self.path, site, timeout, first=self._first, opened=self._own)
         with self._store.reading():
             pass
@@ -82,15 +84,10 @@ class Ledger:
     def find(self, release_id: str) -> State:
         """State of a release; O(log entries)."""
         with self._store.reading() as db:
-            rows = db.execute(_OF_RELEASE, (release_id,)).fetchall()
-        artefact = None
-        for kind, _, content in rows:
-            if kind == "commit":
-                artefact = str(json.loads(content)["artefact"])
-        return State(sum(kind == "reserve" for kind, _, _ in rows), artefact)
+            return _state(db, release_id)
 
-    def admit(self, subject: Subject, terms: Terms) -> None:
-        """Whether a release may be begun at all; writes nothing.
+    def admit(self, subject: Subject, terms: Terms) -> State:
+        """Whether a release may be begun at all, and what is known of it; writes nothing.
 
         Raises
         ------
@@ -104,6 +101,7 @@ class Ledger:
             when = clock.now_after(last, self.site)
             if terms.exact or terms.planned:
                 self._hold(subject, terms, self._totals(db, state), db, when)
+            return _state(db, subject.release_id)
 
     def reserve(self, subject: Subject, charge: Sequence[Event], *, terms: Terms = _FREE) -> int:
         """Charge a release before anything is drawn; spent from here on, whatever happens.
@@ -131,6 +129,7 @@ class Ledger:
                 self._append(tail, "abandon", subject, attempts, (), {}, when)
             values = [event.to_dict() for event in charge]
             self._append(tail, "reserve", subject, attempts + 1, values, {}, when, totals)
+        self._newest = self._writing
         return attempts + 1
 
     # After it ----------------------------------------------------------------------------------
@@ -165,6 +164,21 @@ class Ledger:
                     self._hold(subject, terms, totals, db, when, note=True)
                 more = {"artefact": artefact, "receipt": dict(receipt)}
                 self._append(tail, "commit", subject, attempt, (), more, when, totals)
+            else:
+                self._writing = None
+        self._newest = self._writing
+
+    def rotate(self, new: Ed25519PrivateKey) -> None:
+        """Let ``new`` sign every later entry; an entry signed with the present key says so.
+
+        Nothing happens where it signs already.
+        """
+        if public_text(new) == self._public:
+            return
+        with self._store.transaction() as tail:
+            when = clock.now_after(tail.time, self.site)
+            self._append(tail, "rotate", None, 0, (), {"key": public_text(new)}, when)
+        self._key, self._public = new, public_text(new)
 
     def abandon(self, subject: Subject, attempt: int) -> None:
         """Write down that an attempt came to nothing; what it reserved stays spent.
@@ -223,7 +237,12 @@ class Ledger:
         return seq, chain
 
     def signed_head(self) -> Head:
-        """The last entry as the site signed it: what the coordinator keeps of the ledger."""
+        """The last entry as the site signed it: what the coordinator keeps of the ledger.
+
+        Where this process has written entries, the last of them: other processes show theirs.
+        """
+        if self._newest is not None:
+            return self._newest
         with self._store.reading() as db:
             seq, chain, _, _, signature = self._last(db)
         return Head(seq, chain, signature)
@@ -343,6 +362,7 @@ class Ledger:
         )
         tail.db.execute(_INSERT, row)
         tail.seq, tail.chain, tail.time = row[0], row[7], when
+        self._writing = Head(row[0], row[7], row[8])
 
     def _first(self, db: sqlite3.Connection) -> None:
         """The entry that says whose ledger it is."""
@@ -366,10 +386,26 @@ class Ledger:
         content = {} if row is None else json.loads(row[0])
         if content.get("site") != self.site:
             raise broken(self.site, f"is not the ledger of site {self.site}")
-        if self._public is not None and content.get("key") != self._public:
+        if self._public is not None and self._public != (_newest_key(db) or content.get("key")):
             raise broken(self.site, "was signed with another key than private/signing.key")
 
     @staticmethod
     def _last(db: sqlite3.Connection) -> tuple[int, str, str, str, str]:
         row: tuple[int, str, str, str, str] = db.execute(LAST).fetchone()
         return row
+
+
+def _newest_key(db: sqlite3.Connection) -> str | None:
+    """Key of the last rotation, or None; O(1) by an index of its own."""
+    query = "SELECT content FROM entries WHERE kind = 'rotate' ORDER BY seq DESC LIMIT 1"
+    row = db.execute(query).fetchone()
+    return None if row is None else json.loads(row[0]).get("key")
+
+
+def _state(db: sqlite3.Connection, release_id: str) -> State:
+    rows = db.execute(_OF_RELEASE, (release_id,)).fetchall()
+    artefact = None
+    for kind, _, content in rows:
+        if kind == "commit":
+            artefact = str(json.loads(content)["artefact"])
+    return State(sum(kind == "reserve" for kind, _, _ in rows), artefact)

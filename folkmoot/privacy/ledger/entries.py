@@ -20,7 +20,7 @@ from folkmoot.wire import canonical_json
 
 __all__ = ["GENESIS", "KINDS", "Entry", "Head", "Row", "State", "Subject", "sign_head", "signed"]
 
-KINDS = ("open", "reserve", "abandon", "commit")
+KINDS = ("open", "reserve", "abandon", "commit", "rotate")
 GENESIS = hashlib.sha256(b"folkmoot-ledger-2").hexdigest()
 #: seq, kind, release_id, attempt, content, time, state, chain, signature
 Row = tuple[int, str, str, int, str, str, str, str, str]
@@ -71,7 +71,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry; ``kind`` is ``open``, ``reserve``, ``abandon`` or ``commit``."""
+    """One entry; ``kind`` is one of :data:`KINDS`: ``rotate`` names the key that signs what follows."""
 
     seq: int
     kind: str

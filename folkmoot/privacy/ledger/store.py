@@ -25,6 +25,7 @@ _SCHEMA = (
         attempt INTEGER NOT NULL, content TEXT NOT NULL, time TEXT NOT NULL,
         state TEXT NOT NULL, chain TEXT NOT NULL, signature TEXT NOT NULL)""",
     "CREATE INDEX by_release ON entries (release_id)",
+    "CREATE INDEX rotations ON entries (seq) WHERE kind = 'rotate'",
     """CREATE TABLE totals (
         scope TEXT, lineage TEXT, name TEXT, event TEXT, count INTEGER NOT NULL,
         weight REAL NOT NULL, PRIMARY KEY (scope, lineage, name, event)) WITHOUT ROWID""",
