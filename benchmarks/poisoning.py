@@ -51,7 +51,7 @@ DEFENCES: dict[str, dict[str, Any]] = {
         )
     },
 }
-ROBUST = "median"
+ROBUST = "multi_krum"
 ROUNDS = {"heart": 20, "adult": 15}
 #: About the norm of an honest update when half the rounds are done.
 CLIP_NORM = {"heart": 0.05, "adult": 0.1}

@@ -25,7 +25,7 @@ class Defence(Section):
         "geometric_median",
         "centred_clipping",
         "fltrust",
-    ] = "median"
+    ] = "multi_krum"
     """How `robust` combines the sites' changes."""
     hostile: Annotated[int, Field(ge=0)] = 1
     """Most sites that may be hostile; each rule refuses more than it can bear."""

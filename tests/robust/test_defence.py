@@ -144,7 +144,7 @@ def test_an_update_above_the_clip_norm_is_left_out(
         (["model.linear.strategy=newton", "aggregation.defence.mode=robust"], "strategy"),
         (["aggregation.defence.mode=private"], "clip"),
         (["aggregation.defence.mode=robust", "aggregation.evaluate_every=0"], "evaluate_every"),
-        (["aggregation.defence.mode=robust", "aggregation.defence.hostile=3"], "bears 2"),
+        (["aggregation.defence.mode=robust", "aggregation.defence.hostile=3"], "bears 1"),
         (["aggregation.defence.mode=robust", "aggregation.defence.rule=fltrust"], "trusted_site"),
         (
             [

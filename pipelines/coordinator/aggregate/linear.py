@@ -19,13 +19,14 @@ from folkmoot.plan import RunContext
 from folkmoot.privacy.bins import Layout, public_scaling
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
-from pipelines.coordinator.aggregate import in_order
+from pipelines.coordinator.aggregate import in_order, robust
+from pipelines.coordinator.standing import measure, quarantined
 
 __all__ = [
     "aggregate",
     "array_of",
+    "change_of",
     "initial",
-    "mean_delta",
     "pack",
     "relative_change",
 ]
@@ -108,7 +109,8 @@ def aggregate(
     """
     ordered = in_order(updates)
     before = parameters(previous)
-    return pack(previous, before + mean_delta(ordered, before.shape))
+    delta, standing = change_of(ordered, before.shape, previous, context)
+    return pack(previous, before + delta, meta=standing)
 
 
 def pack(
@@ -137,7 +139,36 @@ def relative_change(before: Floats, after: Floats) -> float:
     return moved / size if size > 0 else float(moved > 0)
 
 
-def mean_delta(ordered: Sequence[ReleasedUpdate], shape: tuple[int, ...]) -> Floats:
+def change_of(
+    ordered: Sequence[ReleasedUpdate],
+    shape: tuple[int, ...],
+    previous: Artefact,
+    context: RunContext,
+) -> tuple[Floats, dict[str, Any]]:
+    """What the sites' ``delta`` come to: their weighted mean, or as ``aggregation.defence`` says.
+
+    Returns
+    -------
+    change : ndarray of float64, of ``shape``
+    meta : dict
+        ``standing`` of the sites where updates are compared, else nothing.
+    """
+    defence = context.params.aggregation.defence
+    if defence.mode != "robust":
+        return _mean_delta(ordered, shape), {}
+    before = previous.meta.get("standing", {})
+    out = quarantined(before)
+    changes = np.stack([array_of(u, "update", "delta", shape).ravel() for u in ordered])
+    counted = [i for i, u in enumerate(ordered) if u.site not in out]
+    names = [ordered[i].site for i in counted]
+    trusted = names.index(defence.trusted_site) if defence.trusted_site in names else None
+    combined = robust.combine(changes[counted], defence, trusted)
+    sites = [u.site for u in ordered]
+    standing = measure(before, sites, changes, combined, defence.quarantine_after)
+    return combined.reshape(shape), {"standing": standing}
+
+
+def _mean_delta(ordered: Sequence[ReleasedUpdate], shape: tuple[int, ...]) -> Floats:
     """Weighted mean of the parts' ``delta``, summed by site name."""
     total, weight = np.zeros(shape), 0.0
     for update in ordered:

@@ -136,7 +136,9 @@ def _halved(
     meta, arrays = previous.meta, previous.arrays
     if "state.direction" not in arrays or context.params.privacy.mechanism != "none":
         return None
-    if sorted(meta.get("participants", {})) != [site for update in ordered for site in update.sites]:
+    if sorted(meta.get("participants", {})) != [
+        site for update in ordered for site in update.sites
+    ]:
         return None
     before, step = float(meta["objective"]), float(meta["step"])
     wanted = before - ARMIJO * step * float(meta["decrement"])
