@@ -62,6 +62,10 @@ PRIVATE = {
     "aggregation": {"weighting": "uniform"},
     "model": {"linear": {"strategy": "fedavg"}},
 }
+MASKED = {
+    "aggregation": {"protection": "masks"},
+    "model": {"linear": {"strategy": "fedavg", "rounds": 2}},
+}
 FAULTY = {"model": {"linear": {"round": 3}}}
 ONE_TASK = {
     "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "federated_linear",
@@ -79,7 +83,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         "by hand": {**own, "FOLKMOOT_UNSCHEDULED": "1"},
         "one task": {**own, **ONE_TASK},
     }
-    for name, params in (("cyclic", CYCLIC), ("private", PRIVATE), ("faulty", FAULTY)):
+    for name, params in (
+        ("cyclic", CYCLIC),
+        ("private", PRIVATE),
+        ("masked", MASKED),
+        ("faulty", FAULTY),
+    ):
         file = folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(params))
         wanted[name] = {"FOLKMOOT_PARAMS": str(file)}
@@ -131,6 +140,27 @@ def test_rounds_are_unrolled_and_prepared_in_order(bag: dict[str, Any]) -> None:
     assert tasks["round-002.aggregate-002"]["rule"] == "all_done"
     assert tasks["track"]["up"] == ["open"]
     assert tasks["register"]["up"] == ["report"]
+
+
+def test_masks_add_a_set_up_and_two_steps_a_round(cases: dict[str, dict[str, Any]]) -> None:
+    assert cases["masked"]["errors"] == {}
+    tasks = cases["masked"]["dags"]["federated_linear"]["tasks"]
+    assert "federated_trees" not in cases["masked"]["dags"]
+    assert all(task["doc"] and task["title"] for task in tasks.values())
+    groups = [name.split(".")[0] for name in tasks]
+    assert groups.count("setup") == 2 * 4 + 2
+    first, second = groups.count("round-001"), groups.count("round-002")
+    assert first == second == 2 * 4 + 2  # train and unmask, survivors and aggregate
+    assert tasks["setup.announce-site-a"]["up"] == ["prepare.site-a.encode-site-a"]
+    assert tasks["setup.share-site-a"]["up"] == ["setup.keys"]
+    assert tasks["round-000.statistics-site-a-000"]["up"] == ["setup.deal"]
+    assert tasks["initialise"]["up"] == [f"round-000.unmask-site-{s}-000" for s in "abcd"]
+    assert tasks["round-001.unmask-site-b-001"]["up"] == ["round-001.survivors-001"]
+    assert tasks["round-001.unmask-site-b-001"]["queue"] == "site-site-b"
+    assert tasks["round-001.aggregate-001"]["up"] == [
+        f"round-001.unmask-site-{s}-001" for s in "abcd"
+    ]
+    assert tasks["conclude"]["up"] == [f"evaluate.unmask-site-{s}" for s in "abcd"]
 
 
 def test_the_form_has_the_bounds_of_the_params(bag: dict[str, Any]) -> None:

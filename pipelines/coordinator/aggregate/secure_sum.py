@@ -59,7 +59,8 @@ def gather(step: Step, context: RunContext) -> Collected:
     layout = Layout.from_dict(updates[0].meta["secure"]["layout"])
     total = np.zeros(layout.size, np.uint64)
     for update in updates:
-        np.add(total, update.masked, out=total)
+        if update.masked is not None:  # uploads saw to it
+            np.add(total, update.masked, out=total)
     answers, silent = _answers(context, stage, binding, listed, statements)
     announced, dealt = _set_up(context)
     add, subtract = recover.leftover_masks(
