@@ -30,6 +30,8 @@ class Holdout(Section):
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of rows held out where the contract has no `split` column."""
+    by: Literal["position", "content"] = "position"
+    """Whether a row is held out by its place in the dataset or by a hash of its own content: adding or removing a row then moves no other."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the split."""
 

@@ -24,7 +24,13 @@ def settings(*overrides: str) -> Params:
     return parse_params(
         {
             "federation": {"sites": ["site-a", "site-b"]},
-            "data": {"recipe": "synthetic", "rows": 4000, "columns": 3, "scaling": "bounds"},
+            "data": {
+                "recipe": "synthetic",
+                "rows": 4000,
+                "columns": 3,
+                "scaling": "bounds",
+                "holdout": {"by": "content"},
+            },
             "model": {"linear": {"strategy": "private", "rounds": 5}},
             "privacy": {
                 "mechanism": "gaussian",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from folkmoot.contract import Contract
@@ -14,6 +15,7 @@ from folkmoot.privacy.accountant import epsilon
 from folkmoot.privacy.release import planned
 from folkmoot.privacy.training import charges, schedule
 from pipelines.plans import plan_of
+from site_tasks.encode import held_out_by_content
 
 
 def contract(columns: int, task: str = "binary") -> Contract:
@@ -28,7 +30,7 @@ def contract(columns: int, task: str = "binary") -> Contract:
 def params(*overrides: str) -> Params:
     return parse_params(
         {
-            "data": {"scaling": "bounds"},
+            "data": {"scaling": "bounds", "holdout": {"by": "content"}},
             "model": {"linear": {"strategy": "private", "rounds": 12}},
             "privacy": {
                 "mechanism": "gaussian",
@@ -126,6 +128,31 @@ def test_small_data_is_refused_with_what_would_do(task: str) -> None:
 def test_what_the_plan_could_not_keep_is_refused(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         params(override)
+
+
+def test_a_split_that_moves_other_rows_is_refused_under_add_or_remove() -> None:
+    by_position = "data.holdout.by=position"
+    with pytest.raises(ConfigError, match="deals all later rows anew"):
+        plan_of(params(by_position), contract(5))
+    plan_of(params(by_position, "privacy.relation=replace-one"), contract(5))
+    columns = [c.model_dump() for c in contract(5).columns]
+    names = {"name": "split", "role": "split", "type": "category", "categories": ["train", "test"]}
+    plan_of(
+        params(by_position),
+        Contract.model_validate({"name": "c", "task": "binary", "columns": [*columns, names]}),
+    )
+
+
+def test_no_row_moves_another_to_the_held_out_ones() -> None:
+    rng = np.random.default_rng(0)
+    rows, labels = rng.standard_normal((4000, 5)), rng.integers(0, 2, 4000)
+    rows[::9, 1] = np.nan
+    found = held_out_by_content(rows, labels, 0.3, 7)
+    assert found.mean() == pytest.approx(0.3, abs=0.03)
+    without = held_out_by_content(rows[1:], labels[1:], 0.3, 7)
+    assert (without == found[1:]).all()
+    assert (held_out_by_content(rows, labels, 0.3, 8) != found).any()
+    assert 0.15 < np.mean(found != held_out_by_content(rows, 1 - labels, 0.3, 7)) < 0.6
 
 
 def test_methods_and_tasks_must_fit() -> None:
