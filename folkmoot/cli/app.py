@@ -17,6 +17,7 @@ from folkmoot.cli import (
     roster,
     run,
     site,
+    standing,
 )
 
 __all__ = ["app"]
@@ -50,6 +51,7 @@ anonymise.register(app)
 doctor.register(app)
 audit.register(app)
 app.add_typer(data.app, name="data")
+standing.register(site.app)
 app.add_typer(site.app, name="site")
 app.add_typer(roster.app, name="roster")
 app.add_typer(ledger.app, name="ledger")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from folkmoot.cli.app import app
 from folkmoot.errors import ConfigError
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import keys
@@ -63,6 +65,9 @@ def test_a_suspicious_site_is_named_then_quarantined(workspace_of: Workspace) ->
     assert all(entry["site-e"]["distance"] > 3 for entry in standing), "its steward sees why"
     honest = [entry[site] for entry in standing for site in SITES[:-1]]
     assert not any(entry["quarantined"] for entry in honest)
+    command = ["site", "standing", "site-e", "--run", result["run"], "--workspace", str(workspace)]
+    shown = CliRunner().invoke(app, [*command, "--set", "federation.name=attacked"])
+    assert shown.output.count("quarantined") == 4
 
 
 def test_the_gate_takes_back_a_round_that_harms(workspace_of: Workspace) -> None:

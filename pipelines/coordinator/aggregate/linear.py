@@ -162,7 +162,9 @@ def change_of(
     counted = [i for i, u in enumerate(ordered) if u.site not in out]
     names = [ordered[i].site for i in counted]
     trusted = names.index(defence.trusted_site) if defence.trusted_site in names else None
-    combined = robust.combine(changes[counted], defence, trusted)
+    # Those in quarantine are no longer among the hostile ones that the rule has to bear.
+    left = defence.model_copy(update={"hostile": max(0, defence.hostile - len(out))})
+    combined = robust.combine(changes[counted], left, trusted)
     sites = [u.site for u in ordered]
     standing = measure(before, sites, changes, combined, defence.quarantine_after)
     return combined.reshape(shape), {"standing": standing}
