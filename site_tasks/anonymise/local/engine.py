@@ -116,11 +116,15 @@ def strict(coded: Coded, needs: Conditions, suppression_limit: float) -> Recodin
     """Strict Mondrian; rows are left out where that saves more than they lose."""
     found = distinct(coded, sensitive=len(needs.kinds) > 0)
     classes, count = classes_of(coded.columns, found.codes, found.counts, found.sensitive, needs)
-    most = int(suppression_limit * coded.rows)
-    if most and not len(needs.kinds):  # models compare with the table that is published
-        trim(coded.columns, found.codes, found.counts, classes, count, needs.k, most)
     cells = cells_of(coded.columns, found.codes, classes, count)
-    return Recoding(coded.columns, classes[found.inverse], cells)
+    whole = Recoding(coded.columns, classes[found.inverse], cells)
+    most = int(suppression_limit * coded.rows)
+    if not most or len(needs.kinds):  # models compare with the table that is published
+        return whole
+    trim(coded.columns, found.codes, found.counts, classes, count, needs.k, most)
+    cells = cells_of(coded.columns, found.codes, classes, count)
+    fewer = Recoding(coded.columns, classes[found.inverse], cells)
+    return fewer if fewer.loss() < whole.loss() else whole  # losses of wide columns are rough
 
 
 def relaxed(coded: Coded, needs: Conditions, suppression_limit: float) -> Recoding:

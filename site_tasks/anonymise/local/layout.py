@@ -82,7 +82,11 @@ def layout(columns: Sequence[Column]) -> Layout:
     at, words = _packed([bits for _, _, bits, _ in stretches])
     base = np.cumsum([0, *(column.size for column in columns)], dtype=np.int64)
     table = np.zeros((int(base[-1]), words), np.uint64)
-    first, count, mask, kind, unit_of = [], [], [], [], []
+    first: list[int] = []
+    count: list[int] = []
+    mask: list[int] = []
+    kind: list[int] = []
+    unit_of: list[float] = []
     for (j, sort, bits, unit), start in zip(stretches, at, strict=True):
         values = len(columns[j].domain)
         code = np.arange(values + 1)

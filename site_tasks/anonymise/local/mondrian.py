@@ -76,7 +76,7 @@ def loss_of(bits: Any, row: Any, first: Any, count: Any, mask: Any, kind: Any, u
     out = 0.0
     for p in range(first.shape[0]):
         w = first[p]
-        found = 0
+        found: Any = 0
         if kind[p] == 0:
             if count[p] == 1:
                 found = popcount(bits[row, Index(w)] & mask[p])
