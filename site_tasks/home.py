@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tomli_w
@@ -148,22 +149,22 @@ class SiteHome:
         """The dataset in the working copy (Parquet)."""
         return self.root / self.settings.dataset.path
 
-    @property
+    @cached_property
     def private(self) -> Path:
         """Folder that neither git nor DVC sees."""
         return self.root / "private"
 
-    @property
+    @cached_property
     def ledger_path(self) -> Path:
         """SQLite file of the privacy ledger."""
         return self.private / "ledger.sqlite"
 
-    @property
+    @cached_property
     def releases(self) -> Path:
         """Folder of the bytes that were released."""
         return self.private / "releases"
 
-    @property
+    @cached_property
     def work(self) -> Path:
         """Folder of prepared rows and caches; may be emptied at any time."""
         return self.private / "work"

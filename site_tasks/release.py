@@ -128,9 +128,8 @@ def release(
         from site_tasks.secure.conceal import conceal, publish_statement
     with _alone(home, identity):
         anchor.check(step, context, home, ledger)
-        state = ledger.find(identity)
+        state = ledger.admit(subject, terms)
         data = _stored(path, home, identity, state) or _published(path, context, key, state)
-        ledger.admit(subject, terms)
         if data is None:
             attempt = 0
             if costs:
@@ -306,8 +305,7 @@ def _persist(path: Path, data: bytes, *, durable: bool) -> None:
 
     Bytes without noise can be computed again to the same digest, so only noise is worth an fsync.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f".{path.name}.part")
+    part = os.path.join(path.parent, f".{path.name}.part")
     with open(part, "wb", opener=_private) as file:
         file.write(data)
         if durable:
@@ -329,7 +327,15 @@ def _private(path: str, flags: int) -> int:
 @contextmanager
 def _alone(home: SiteHome, identity: str) -> Iterator[None]:
     """One process at a time per release: a second one waits, then finds the stored bytes."""
-    home.releases.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(home.releases / f".lock-{identity[:2]}", "w", opener=_private) as file:
+    path = os.path.join(home.releases, f".lock-{identity[:2]}")
+    flags = os.O_RDWR | os.O_CREAT
+    try:
+        file = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        home.releases.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(path, flags, 0o600)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
