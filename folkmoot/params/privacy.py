@@ -43,6 +43,8 @@ class Privacy(Section):
     """Training rows of all sites together that the federation expects: a public figure, which clipping `record` plans with."""
     method: Literal["auto", "newton", "gradient", "moments"] = "auto"
     """Clipping `record`: noised histogram, Hessian and gradients; gradients alone; noised second moments (regression); `auto` chooses."""
+    adaptive_clip: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Clipping `record`: let the clip norm of gradients follow this quantile of their norms, by a noised count in the same release; null keeps the planner's."""
     evaluation: Literal["exact", "noised", "none"] | None = None
     """Held-out counts: `exact` is not covered by epsilon and refused with clipping `record`; when null `none` there and `exact` elsewhere."""
     seeded: bool = False
@@ -57,6 +59,8 @@ class Privacy(Section):
             return self
         if self.noise != "site" or self.evaluation == "noised" or self.method != "auto":
             raise ValueError("noise, method and evaluation noised belong to clipping record")
+        if self.adaptive_clip is not None:
+            raise ValueError("adaptive_clip belongs to clipping record")
         if self.mechanism == "gaussian" and self.noise_multiplier <= 0:
             raise ValueError("mechanism gaussian needs a noise_multiplier above 0")
         if self.mechanism == "diffprivlib" and self.epsilon is None:

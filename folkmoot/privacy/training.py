@@ -25,15 +25,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from folkmoot.contract import Contract
-from folkmoot.errors import PrivacyError
+from folkmoot.errors import PrivacyError, ProtocolError
 from folkmoot.features import feature_space
 from folkmoot.generalisation import is_categorical
 from folkmoot.params import Params
 from folkmoot.privacy.accountant import gaussian_epsilon
 from folkmoot.privacy.calibrate import gaussian_multiplier
 from folkmoot.privacy.events import DiscreteGaussian, Event
+from folkmoot.wire import Artefact
 
-__all__ = ["Release", "Schedule", "charges", "row_norm", "schedule"]
+__all__ = ["Release", "Schedule", "charges", "clip_of", "row_norm", "schedule"]
 
 Kind = Literal["histogram", "gram", "gradient", "evaluation"]
 Method = Literal["newton", "gradient", "moments"]
@@ -47,6 +48,8 @@ GRADIENT_CLIP = {"linear": 0.35, "additive": 0.43}
 MOMENTS_NORM = 0.3
 #: Clip norm of one record's gradient, and rounds, with the method ``gradient``.
 SMALL_CLIP, SMALL_ROUNDS = 0.5, 5
+#: Share of the norm that counts unclipped gradients, where the clip adapts.
+COUNTED = 0.1
 #: Largest noise over signal: a bin of the histogram, the Gram matrix, a gradient, the moments.
 MOST_BIN, MOST_GRAM, MOST_GRADIENT, MOST_MOMENTS = 0.02, 1.5, 1.0, 0.3
 #: Steps are 2^-exponent: of a design row, of a gradient's factor, of a count.
@@ -77,6 +80,11 @@ class Release:
         The sum is made of whole steps of ``2^-exponent``.
     relation : str
         As ``privacy.relation``.
+    clip : float
+        Of a gradient: the clip norm to begin with.
+    counted : float
+        Of a gradient under ``privacy.adaptive_clip``: the norm is 1, a gradient is divided by the
+        clip of its round, and this share of the norm counts the gradients that were not clipped.
     """
 
     kind: Kind
@@ -85,6 +93,8 @@ class Release:
     sensitivity: float
     exponent: int
     relation: Literal["add-or-remove", "replace-one"]
+    clip: float = 0.0
+    counted: float = 0.0
 
     @property
     def deviation(self) -> float:
@@ -199,6 +209,26 @@ def row_norm(method: Method, params: Params, contract: Contract) -> float:
     return _Noise(params, contract).row(method)
 
 
+def clip_of(model: Artefact, release: Release) -> float:
+    """Clip norm that a model asks for where it adapts; the planned one before the first gradient.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.mismatch`` for a model with no such number.
+    """
+    found = model.arrays.get("state.clip")
+    if found is None:
+        return release.clip
+    if found.shape != () or found.dtype.kind != "f" or not 0 < float(found) < math.inf:
+        raise ProtocolError(
+            "protocol.mismatch",
+            "The global model has a clip norm that is not one positive number.",
+            "Check that coordinator and site run the same version of folkmoot.",
+        )
+    return float(found)
+
+
 def _schedule(params: Params, contract: Contract) -> Schedule:
     privacy = params.privacy
     if privacy.clipping != "record" or privacy.epsilon is None or privacy.rows is None:
@@ -279,7 +309,12 @@ class _Noise:
             "gradient": (clip, ROW_EXPONENT + FACTOR_EXPONENT),
             "evaluation": (1.0, COUNT_EXPONENT),
         }[kind]
-        return Release(kind, multiplier, norm, norm * self.moved, exponent, self.privacy.relation)
+        start, counted = (clip, 0.0) if kind == "gradient" else (0.0, 0.0)
+        if start and self.privacy.adaptive_clip is not None:
+            norm, counted = 1.0, COUNTED
+        relation = self.privacy.relation
+        moved = norm * self.moved
+        return Release(kind, multiplier, norm, moved, exponent, relation, start, counted)
 
     def releases(self, method: Method, sigma: float) -> tuple[Release, ...]:
         most = self.linear.rounds

@@ -10,6 +10,7 @@ records is the sum of their integers and the sensitivity has no rounding in it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,7 +122,9 @@ def gram_sum(records: Records) -> Integers:
     return np.zeros(0, np.int64) if total is None else total
 
 
-def gradient_sum(task: str, w: Floats, records: Records, clip: float) -> Integers:
+def gradient_sum(
+    task: str, w: Floats, records: Records, clip: float, counted: float = 0.0
+) -> Integers:
     """Sum of the records' clipped gradients in whole steps of ``2^-26``; O(n · D · K).
 
     Per-example clipping (Abadi et al. 2016, arXiv 1607.00133): the gradient of record i is
@@ -136,19 +139,26 @@ def gradient_sum(task: str, w: Floats, records: Records, clip: float) -> Integer
     records : Records
     clip : float
         L2 norm.
+    counted : float
+        Where above 0, gradients are divided by ``clip`` and shortened to a norm of
+        ``sqrt(1 - counted²)``, and one more number adds ``counted`` for every gradient that was not
+        clipped: a private quantile for the next clip (Andrew et al. 2021, arXiv 1905.03871).  The
+        norm of a record's whole vector is then at most 1.
 
     Returns
     -------
-    ndarray of int64, shape (K * D,)
+    ndarray of int64, shape (K * D,), or (K * D + 1,) with the count
     """
-    total = np.zeros(w.size, np.int64)
-    bound = (clip / ROW_STEP / FACTOR_STEP) ** 2
+    total, within = np.zeros(w.size, np.int64), 0
+    unit = clip if counted else 1.0
+    norm = math.sqrt(1 - counted * counted) if counted else clip
+    bound = (norm / ROW_STEP / FACTOR_STEP) ** 2
     for x, y in records.chunks():
         slope = _slope(task, (x @ w.T) * ROW_STEP, y)
         row = np.einsum("ij,ij->i", x, x)  # whole, exact
         with np.errstate(divide="ignore", invalid="ignore"):
             length = np.sqrt(np.einsum("ij,ij->i", slope, slope)) * np.sqrt(row) * ROW_STEP
-            factor = np.minimum(1.0, clip / length) * SLACK
+            factor = np.minimum(1.0, norm * unit / length) * (SLACK / unit)
         factor[~np.isfinite(factor)] = 0.0
         steps = np.trunc(slope * factor[:, None] / FACTOR_STEP)
         # The last word, in whole numbers: what does not keep the bound does not count.
@@ -156,7 +166,11 @@ def gradient_sum(task: str, w: Floats, records: Records, clip: float) -> Integer
         steps *= kept[:, None]
         _exact(len(x) * float(np.abs(steps).max(initial=0.0)) * float(np.abs(x).max(initial=0.0)))
         total += (steps.T @ x).ravel().astype(np.int64)
-    return total
+        within += int(np.count_nonzero(length <= clip))
+    if not counted:
+        return total
+    step = math.floor(counted * SLACK / ROW_STEP / FACTOR_STEP)
+    return np.append(total, within * step)
 
 
 def records_of(

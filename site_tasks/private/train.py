@@ -11,7 +11,7 @@ from folkmoot.models.design import Design
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.bins import Layout
-from folkmoot.privacy.training import Release, Schedule, charges, row_norm, schedule
+from folkmoot.privacy.training import Release, Schedule, charges, clip_of, row_norm, schedule
 from folkmoot.wire import Artefact
 from site_tasks.evaluate import load_model
 from site_tasks.home import SiteHome
@@ -89,7 +89,8 @@ def _sum(
     records = records_of(prepared, Design.of(model.arrays), norm, context, site, centre)
     if wanted.kind == "gram":
         return gram_sum(records)
-    return gradient_sum(contract.task, parameters(model), records, wanted.norm)
+    clip = clip_of(model, wanted) if wanted.counted else wanted.clip
+    return gradient_sum(contract.task, parameters(model), records, clip, wanted.counted)
 
 
 def _trusted(context: RunContext, home: SiteHome) -> None:

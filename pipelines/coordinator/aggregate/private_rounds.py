@@ -9,6 +9,7 @@ model of the last round is the mean of the last third of the iterates, which ave
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from folkmoot.models.design import Design
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
 from folkmoot.privacy.bins import Layout, edges_of, moments_of
-from folkmoot.privacy.training import Release, Schedule, schedule
+from folkmoot.privacy.training import Release, Schedule, clip_of, schedule
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
@@ -39,6 +40,8 @@ CURVATURE = {"linear": 0.12, "additive": 0.08}
 SPREAD, HEIGHT = 0.35, 0.7
 #: Share of rows beyond a winsorising bound, and deviations of noise that a bin must stand above.
 TAIL, ABOVE = 0.02, 8.0
+#: How quickly an adaptive clip moves (Andrew et al. 2021 take 0.2).
+ADAPTION = 0.5
 #: Step of the method ``gradient``, for the mean gradient.
 STEP = 3.0
 
@@ -185,14 +188,23 @@ def _stepped(
 ) -> dict[str, Any]:
     """One step from a noised gradient; in the last round the mean of the last iterates."""
     w = parameters(previous)
-    gradient = _total(ordered, release, w.size, context, round).reshape(w.shape)
+    found = _total(ordered, release, w.size + bool(release.counted), context, round)
+    gradient, clip = found[: w.size].reshape(w.shape), 0.0
+    if release.counted:
+        clip = clip_of(previous, release)
+        gradient = gradient * clip
+        clip *= _adapted(float(found[-1]), release, context)
     gradient[:, :-1] += context.params.model.linear.l2 * w[:, :-1]
     if planned.method == "newton":
         after = w - gradient @ previous.arrays["state.inverse"]
     else:
         after = w - STEP * gradient / float(context.params.privacy.rows or 1)
     arrays = dict(previous.arrays)
-    last = len(planned.releases)
+    last = planned.rounds
+    if clip:
+        arrays["state.clip"] = np.array(clip)
+        if round == last:
+            del arrays["state.clip"]
     if planned.method == "newton":
         steps = sum(r.kind == "gradient" for r in planned.releases)
         averaged = max(1, steps // 3)
@@ -205,6 +217,13 @@ def _stepped(
     arrays["coef"] = np.ascontiguousarray(after[:, :-1])
     arrays["intercept"] = np.ascontiguousarray(after[:, -1])
     return arrays
+
+
+def _adapted(counted: float, release: Release, context: RunContext) -> float:
+    """Factor of the next clip: down where more gradients than wanted were within it, else up."""
+    rows = float(context.params.privacy.rows or 1)
+    share = min(max(counted / release.counted / rows, 0.0), 1.0)
+    return math.exp(-ADAPTION * (share - float(context.params.privacy.adaptive_clip or 0.5)))
 
 
 def _shapeless(update: ReleasedUpdate) -> ProtocolError:

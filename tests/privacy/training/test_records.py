@@ -72,6 +72,22 @@ def test_no_gradient_is_longer_than_the_clip(
         assert squares(gradient_sum(task, parameters, records, clip)) <= bound
 
 
+@given(
+    arrays(np.float64, (1, 3), elements=ANY),
+    st.integers(0, 1),
+    st.floats(0.01, 5),
+    st.floats(0.01, 0.9),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_counted_gradient_has_a_norm_of_one_and_tells_the_quantile(
+    row: np.ndarray[Any, Any], label: int, clip: float, counted: float
+) -> None:
+    records = Records(row, np.array([label]), plain(), 2.0)
+    found = gradient_sum("binary", np.full((1, 4), 0.3), records, clip, counted)
+    assert found.shape == (5,)
+    assert squares(found) <= 4 ** (ROW_EXPONENT + FACTOR_EXPONENT)
+
+
 @given(arrays(np.float64, (1, 3), elements=ANY), st.floats(0.05, 20))
 @settings(max_examples=200, deadline=None)
 def test_no_product_is_longer_than_the_norm_squared(row: np.ndarray[Any, Any], norm: float) -> None:

@@ -167,6 +167,47 @@ def test_few_rows_are_trained_by_gradients_and_end_with_the_schedule(
     assert "rows" in model.meta["why"]
 
 
+def test_an_adaptive_clip_follows_the_quantile(workspace_of: Callable[..., Path]) -> None:
+    from folkmoot.models.design import Design
+    from folkmoot.models.linear import parameters
+    from folkmoot.privacy.training import COUNTED, row_norm
+    from pipelines.hosts.execute import open_context, store_of
+    from site_tasks.home import SiteHome
+    from site_tasks.prepared import load_prepared
+    from site_tasks.private.records import Records, gradient_sum
+
+    params = settings(
+        "privacy.adaptive_clip=0.5",
+        "privacy.evaluation=none",
+        "model.linear.rounds=30",
+        "privacy.epsilon=20",
+        "privacy.method=newton",
+    )
+    workspace = workspace_of(params)
+    result = train(params, workspace)
+    assert max(site["epsilon"] for site in result["privacy"].values()) <= 20
+    files = published(workspace)
+    model = decode(files["round-029/model"], kind="model")
+    clip, counts, rows = float(model.arrays["state.clip"]), 0, 0
+    context = open_context("r", "demo", store_of(params, workspace), workspace)
+    for site in ("site-a", "site-b"):
+        prepared = load_prepared(context, SiteHome.find(site, workspace))
+        records = Records(
+            prepared.matrix("train"),
+            prepared.labels("train"),
+            Design.of(model.arrays),
+            row_norm("newton", params, context.contract),
+        )
+        one = gradient_sum("binary", parameters(model), records, 1e9, COUNTED)[-1]
+        found = gradient_sum("binary", parameters(model), records, clip, COUNTED)[-1]
+        counts, rows = counts + int(found), rows + int(one)
+    assert counts / rows == pytest.approx(0.5, abs=0.1)
+    planned = schedule(params, context.contract).of(3).clip
+    assert clip < 0.9 * planned  # it had some way to go
+    final = decode(files["round-030/model"], kind="model")
+    assert not [name for name in final.arrays if name.startswith("state.")]
+
+
 def test_a_site_that_sends_another_sum_is_named(workspace_of: Callable[..., Path]) -> None:
     """The coordinator holds shapes and receipts against the schedule."""
     from folkmoot.errors import ProtocolError
