@@ -94,7 +94,7 @@ def encode(step: Step, context: RunContext) -> list[ArtifactRef]:
             inputs=[prepared.fingerprint, prepared.digest],
             make=make,
             fingerprint=prepared.fingerprint,
-            meta=_schema(context),
+            meta={**_schema(context), **_summary(context, home, record)},
         )
     ]
 
@@ -104,6 +104,18 @@ def _schema(context: RunContext) -> dict[str, str]:
     if context.params.anonymisation.settled is None:
         return {}
     return {"schema": schema_digest(context.contract, context.params.anonymisation)}
+
+
+def _summary(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of the risk report that the site's ``site.toml`` lets leave; none by default."""
+    allowed = home.settings.anonymisation.summary
+    if not allowed:
+        return {}
+    from site_tasks.anonymise.risk.report import summary
+
+    folder = home.work / "anonymised" / _stages(context, record).anonymised
+    report = read_json(folder / "risk.json")
+    return {} if report is None else {"risk": summary(report, allowed)}
 
 
 def prepare_again(context: RunContext, home: SiteHome, record: dict[str, Any] | None) -> Prepared:

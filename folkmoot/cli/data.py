@@ -80,6 +80,7 @@ def show(
         typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), nl=False)
     else:
         _show_contract(contract)
+        typer.echo(f"contract digest {contract.digest()}")
 
 
 @app.command()

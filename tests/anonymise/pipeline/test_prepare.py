@@ -1,0 +1,131 @@
+"""Anonymisation inside a run: pins, answers, the record of releases, unchanged versions, one space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from folkmoot.errors import DataError, FolkmootError, PrivacyError
+from folkmoot.params import Params, parse_params
+from pipelines.hosts.embedded import run
+from pipelines.simulation import ensure_sites
+from site_tasks.home import SiteHome
+from site_tasks.settings import AnonymisationSettings, save_settings
+
+from .conftest import COLUMNS, rows
+
+SITES = ["site-a", "site-b"]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Any:
+    """``made(extra columns, **anonymisation)``: params of two sites, with their rows dealt."""
+
+    def params(columns: list[dict[str, Any]] = COLUMNS, **values: Any) -> Params:
+        frame = rows(400)
+        for column in columns:
+            if column["name"] not in frame:
+                frame[column["name"]] = range(400)
+        frame.to_parquet(tmp_path / "rows.parquet", index=False)
+        contract = {"name": "clinic", "task": "binary", "columns": columns}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(contract), encoding="utf-8")
+        found = parse_params(
+            {
+                "federation": {"name": "clinic", "sites": SITES},
+                "data": {
+                    "recipe": "parquet",
+                    "path": str(tmp_path / "rows.parquet"),
+                    "contract": str(tmp_path / "c.yaml"),
+                },
+                "anonymisation": {"recoding": "local", "k": 5, **values},
+                "model": {"linear": {"rounds": 2}},
+                "tracking": {"enabled": False},
+            }
+        )
+        ensure_sites(found, tmp_path / "work")
+        return found
+
+    return params
+
+
+def settle(home: SiteHome, **values: Any) -> None:
+    settings = AnonymisationSettings.model_validate(values)
+    changed = home.settings.model_copy(update={"anonymisation": settings})
+    save_settings(changed, home.root / "site.toml")
+
+
+def test_a_run_over_cells(made: Any, tmp_path: Path) -> None:
+    params, work = made(), tmp_path / "work"
+    first = run(params, workspace=work, run="one")
+    home = SiteHome.find("site-a", work)
+    (folder,) = (home.work / "anonymised").iterdir()
+    assert {path.name for path in folder.iterdir()} == {
+        "report.json",
+        "risk.html",
+        "risk.json",
+        "table.parquet",
+    }
+    (record,) = (home.private / "series").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in [record, *folder.iterdir()]}
+    again = run(params, workspace=work, run="two")
+    assert again["model_digest"] == first["model_digest"] or again["metrics"] == first["metrics"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # unchanged costs nothing
+    exchange = b"".join(p.read_bytes() for p in (work / "exchange").rglob("*") if p.is_file())
+    assert b"prosecutor" not in exchange  # the risk report stays
+
+
+def test_pins_of_the_site(made: Any, tmp_path: Path) -> None:
+    params, work = made(), tmp_path / "work"
+    settle(SiteHome.find("site-b", work), minimum_k=6)
+    with pytest.raises(PrivacyError, match=r"minimum_k in site\.toml asks for k of at least 6"):
+        run(params, workspace=work)
+    settle(SiteHome.find("site-b", work), contract="0" * 64)
+    with pytest.raises(PrivacyError, match="pins another data contract"):
+        run(params, workspace=work)
+    from folkmoot.contract import load_contract
+
+    settle(
+        SiteHome.find("site-b", work),
+        minimum_k=5,
+        contract=load_contract(tmp_path / "c.yaml").digest(),
+    )
+    run(params, workspace=work)
+
+
+def test_a_finding_stops_the_run_until_the_steward_answers(made: Any, tmp_path: Path) -> None:
+    column = {"name": "visit", "type": "integer", "bounds": [0, 1000]}
+    params, work = made([*COLUMNS[:-1], column, COLUMNS[-1]]), tmp_path / "work"
+    with pytest.raises(DataError, match=r"column visit looks like an identifier") as caught:
+        run(params, workspace=work)
+    assert caught.value.code == "data.identifier"
+    for site in SITES:
+        assert not (SiteHome.find(site, work).work / "anonymised").exists()
+        settle(SiteHome.find(site, work), accepted=["visit: identifier"])
+    run(params, workspace=work)
+
+
+def test_only_the_figures_that_the_site_allows_leave(made: Any, tmp_path: Path) -> None:
+    from folkmoot.identity import Roster
+    from folkmoot.updates import open_released
+
+    params, work = made(), tmp_path / "work"
+    settle(SiteHome.find("site-a", work), summary=["k", "rows"])
+    run(params, workspace=work, run="one")
+    roster = Roster.load(work / "roster.toml")
+    folder = work / "exchange/clinic/runs/one/round-000"
+    released = {
+        site: open_released((folder / f"statistics-{site}").read_bytes(), roster, {"site": site})
+        for site in SITES
+    }
+    assert released["site-a"].meta["risk"] == {"k": 5, "rows": 200}
+    assert "risk" not in released["site-b"].meta
+
+
+def test_a_site_with_fewer_rows_than_k_refuses(made: Any, tmp_path: Path) -> None:
+    params = made(k=250)
+    with pytest.raises(FolkmootError, match=r"has 200 rows, fewer than k = 250") as caught:
+        run(params, workspace=tmp_path / "work")
+    assert caught.value.site in SITES
