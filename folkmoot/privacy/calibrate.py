@@ -104,14 +104,27 @@ def noise_multiplier(
     def events(multiplier: float) -> dict[Event, int]:
         return {PoissonSampled(q, Gaussian(multiplier, relation="add-or-remove")): rounds}
 
-    # Where to look: the central limit of sampled rounds (Bu et al. 2020), in closed form.
+    # The central limit of sampled rounds (Bu et al. 2020) is a closed form of nearly the same
+    # slope: what it is asked for is corrected by what comes out (secant, in logarithms).
     def limit(s: float) -> float:
         return q * math.sqrt(rounds * math.expm1(min(1 / s**2, 700.0)))
 
-    near = _search(lambda s: gaussian_delta(limit(s), epsilon) <= delta, 0.1, whole, 1e-3)
-    return _search(
-        lambda s: pld_epsilon(events(s), delta) <= epsilon, 0.95 * near, 1.05 * near, 3e-4
-    )
+    goal = math.log(epsilon * (1 - 5e-4))
+    asked, slope = goal, 1.0
+    before: tuple[float, float] | None = None
+    for _ in range(8):
+        aim = math.exp(asked)
+        s = _search(lambda s: gaussian_delta(limit(s), aim) <= delta, 0.1, whole, 1e-9)  # noqa: B023
+        found = pld_epsilon(events(s), delta)
+        if epsilon * (1 - 1e-3) <= found <= epsilon:
+            return s
+        if before is not None and asked != before[0]:
+            slope = min(
+                5.0, max(0.2, (math.log(max(found, 1e-12)) - before[1]) / (asked - before[0]))
+            )
+        before = asked, math.log(max(found, 1e-12))
+        asked += (goal - before[1]) / slope
+    return smallest_scale(events, epsilon, delta, low=s / 2, high=2 * s, tolerance=3e-4)
 
 
 def smallest_scale(
