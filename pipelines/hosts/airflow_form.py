@@ -17,6 +17,11 @@ __all__ = ["fields"]
 
 #: Structural, or for studies only.
 _LEFT_OUT = {"privacy.unit", "privacy.seeded", "privacy.seed", "model.trees.strategy"}
+#: Masks are steps of their own in the DAG.
+_LEFT_OUT |= {
+    f"aggregation.{key}"
+    for key in ("protection", "threshold", "value_limit", "rows_limit", "colluding", "failing")
+}
 #: Sections of which the form has these keys alone.
 _ALONE = {"data": {"data.scaling"}, "tracking": {"tracking.enabled"}}
 _NAMES = {"tracking.enabled": "track"}
@@ -76,6 +81,8 @@ def _schema(field: Mapping[str, Any]) -> dict[str, Any]:
     for choice in field.get("anyOf", ()):
         if choice["type"] == "null":
             schema["type"] = [schema["type"], "null"]
+            if "enum" in schema:
+                schema["enum"] = [*schema["enum"], None]
         else:
             schema.update(choice)
     if "const" in schema:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _context(project: Project) -> RunContext:
         project.run,
         project.params,
         project.contract,
-        type(roster)(keep),
+        replace(roster, keys=keep),
         ExchangeStore(project.exchange),
         project.workspace,
     )
