@@ -143,6 +143,34 @@ def pooled(frame: pd.DataFrame, contract: Contract, sites: int, folder: Path, k:
     return auc(model.predict(xgboost.DMatrix(raw)), encode_label(test["income"], contract))
 
 
+# Two releases, compared --------------------------------------------------------------------------------
+
+
+def exposed(frame: pd.DataFrame, contract: Contract, folder: Path, series: Path | None) -> float:
+    """Share of people below k = 10 under the intersection of two releases, 1 % of rows appended."""
+    from site_tasks.anonymise.job import Job
+    from site_tasks.anonymise.series import intersections
+    from site_tasks.anonymise.table import anonymise_table
+    from site_tasks.table import ROW
+
+    contract = numeric(contract)
+    quasi = [column.name for column in contract.with_role("quasi_identifier")]
+    rows = frame[frame["split"] == "train"].drop(columns="split").reset_index(drop=True)
+    releases = []
+    for n in (int(len(rows) / 1.01), len(rows)):
+        source, target = folder / "version.parquet", folder / "release.parquet"
+        rows[:n].to_parquet(source, index=False)
+        settings = Anonymisation(recoding="local", k=10)
+        anonymise_table(Job(source, target, contract, settings, bytes(32), f"v{n}", series))
+        table = pd.read_parquet(target)
+        cells = ["|".join(map(str, cell)) for cell in table[quasi].itertuples(index=False)]
+        seen = np.full(len(rows), -1)
+        seen[table[ROW]] = pd.factorize(np.array(cells, dtype=object))[0]
+        releases.append(seen)
+    found = intersections(*releases)
+    return float((found[found > 0] < 10).mean())
+
+
 # Federations ------------------------------------------------------------------------------------------
 
 
@@ -225,6 +253,15 @@ def main() -> None:
                 f"≥ central - {less}",
                 met=found >= central - less,
             )
+        naive = exposed(frame, contract, folder, None)
+        left = exposed(frame, contract, folder, folder / "series.npz")
+        row(
+            "adult, k = 10, local recoding, 1 % of rows appended: people below k under the "
+            f"intersection of both releases (each by itself: {naive:.1%})",
+            f"{left:.1%}",
+            "0",
+            met=left == 0,
+        )
         plain = 0.0
         for key, what, values in choices():
             found, levels = federated(frame, contract, folder, key, values)
