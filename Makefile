@@ -47,7 +47,7 @@ docs: $(READY) ## Write the reference pages that are made from the code
 
 lock: ## Resolve pyproject.toml anew into requirements/lock.txt
 	@$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-		--all-extras --group dev pyproject.toml --upgrade --output-file requirements/lock.txt
+		--extra coordinator --extra site --extra s3 --group dev pyproject.toml --upgrade --output-file requirements/lock.txt
 
 clean: ## Remove the demo's workspace (sites, runs, MLflow); the environment stays
 	@rm -rf .folkmoot
