@@ -15,6 +15,16 @@ Keys are laid out per run::
     <federation>/runs/<run>/round-RRR/record.json         who took part, metrics, stop or go on
     <federation>/runs/<run>/final/evaluation-<site>       counts on held-out rows
     <federation>/runs/<run>/final/result.json             the run's outcome
+
+and under masks (``docs/secure-aggregation.md``)::
+
+    <federation>/runs/<run>/secure/keys-<site>            public keys of the run's sums
+    <federation>/runs/<run>/secure/shares-<site>          sealed shares for the neighbours
+    <federation>/runs/<run>/secure/inbox-<site>           the boxes for a site
+    <federation>/runs/<run>/secure/{keys,members}.json    who is in
+    <federation>/runs/<run>/<stage>/statement-<site>      what a site says about its upload
+    <federation>/runs/<run>/<stage>/survivors.json        the statements that a sum is opened for
+    <federation>/runs/<run>/<stage>/answer-<site>         a site's shares that open it
 """
 
 from __future__ import annotations
