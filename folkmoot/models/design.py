@@ -90,12 +90,14 @@ class Design:
     @cached_property
     def kept(self) -> Integers:
         """Features without bins."""
-        binned = [j for j, _ in self.binned]
-        return np.setdiff1d(np.arange(len(self.mean)), binned)
+        every = np.arange(len(self.mean))
+        return np.setdiff1d(every, [j for j, _ in self.binned]) if self.binned else every
 
     @property
     def width(self) -> int:
         """Number of columns, the constant not counted."""
+        if self.feature is None:
+            return len(self.mean)
         return len(self.kept) + sum(len(edges) + 1 for _, edges in self.binned)
 
     def only(self) -> Design:
