@@ -21,6 +21,7 @@ NAMES = (
     "noise",
     "audits",
     "heart",
+    "private_linear",
     "embedded",
     "ledger",
     "secure_aggregation",

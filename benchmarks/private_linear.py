@@ -59,6 +59,8 @@ class Table:
             "simulate_sums": distributed,
             **wanted,
         }
+        if linear["strategy"] == "local_dp":
+            privacy = {"mechanism": "diffprivlib", **wanted}
         params = parse_params(
             {
                 "federation": {"name": "bench", "sites": self.sites},
@@ -137,6 +139,17 @@ def adult(folder: Path, seeds: int) -> None:
                 values.append(auc(predictor, table.held_out()))
             found.append((name, values, least))
         tell(f"Adult, {what}", found)
+    one_shot = {"strategy": "local_dp", "rounds": 1}
+    values = [
+        auc(table.run(linear=one_shot, epsilon=1.0, delta=1e-5)[0], table.held_out())
+        for table in tables
+    ]
+    row(
+        "Adult, diffprivlib at each site, one-shot average, ε = 1 (for comparison)",
+        f"{np.mean(values):.4f}",
+        "about 0.84 to 0.88",
+        met=None,
+    )
 
 
 def _adult(folder: Path, seed: int) -> Table:

@@ -3,8 +3,8 @@
 Everything here is post-processing of noised sums.  The Gram matrix ``G`` of clipped rows bounds the
 Hessian of the logistic loss from above (Böhning 1992: H <= G / 4); its noise is repaired by dropping
 negative eigenvalues, and a ridge of the size of that noise keeps the step from following it.  The
-model of the last round is the mean of the last third of the iterates, which averages noise away
-(Polyak & Juditsky 1992).
+model of the last round is the mean of the later iterates, which averages noise away (Polyak &
+Juditsky 1992).
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ CURVATURE = {"linear": 0.12, "additive": 0.08}
 SPREAD, HEIGHT = 0.35, 0.7
 #: Share of rows beyond a winsorising bound, and deviations of noise that a bin must stand above.
 TAIL, ABOVE = 0.02, 8.0
+#: Whole steps that a run has room for: more steps are shorter, which averages their noise.
+WHOLE_STEPS = 10
+#: Share of the iterates, the last ones, whose mean is the model.
+AVERAGED = 0.6
 #: How quickly an adaptive clip moves (Andrew et al. 2021 take 0.2).
 ADAPTION = 0.5
 #: Step of the method ``gradient``, for the mean gradient.
@@ -196,7 +200,9 @@ def _stepped(
         clip *= _adapted(float(found[-1]), release, context)
     gradient[:, :-1] += context.params.model.linear.l2 * w[:, :-1]
     if planned.method == "newton":
-        after = w - gradient @ previous.arrays["state.inverse"]
+        steps = sum(r.kind == "gradient" for r in planned.releases)
+        length = min(1.0, WHOLE_STEPS / steps)
+        after = w - length * gradient @ previous.arrays["state.inverse"]
     else:
         after = w - STEP * gradient / float(context.params.privacy.rows or 1)
     arrays = dict(previous.arrays)
@@ -206,8 +212,7 @@ def _stepped(
         if round == last:
             del arrays["state.clip"]
     if planned.method == "newton":
-        steps = sum(r.kind == "gradient" for r in planned.releases)
-        averaged = max(1, steps // 3)
+        averaged = max(1, int(AVERAGED * steps))
         if round > last - averaged:
             total = arrays.pop("state.total", np.zeros_like(after)) + after
             arrays["state.total"] = total
