@@ -8,6 +8,7 @@
     ├── PrivacyError     exit 4   refused by the site's own rules; never retried
     ├── ProtocolError    exit 5   bytes, digests, signatures or names that do not match
     ├── RoundError       exit 6   a round cannot close (quorum, deadline, divergence)
+    ├── SecureError      exit 7   a secure sum that a site or the protocol refuses; never retried
     └── TransientError   exit 75  a service or disk that may come back; retried
 
 A message is written for the person who must act.  It may name files, keys, columns, rules, sites
@@ -27,6 +28,7 @@ __all__ = [
     "PrivacyError",
     "ProtocolError",
     "RoundError",
+    "SecureError",
     "TransientError",
 ]
 
@@ -183,6 +185,12 @@ class RoundError(FolkmootError):
     """A round cannot close."""
 
     exit_code = 6
+
+
+class SecureError(FolkmootError):
+    """A secure sum that a site, or the protocol itself, refuses; nothing was revealed."""
+
+    exit_code = 7
 
 
 class TransientError(FolkmootError):

@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from folkmoot.errors import ProtocolError
+from folkmoot.errors import SecureError
 from folkmoot.secure.masks import agree, hkdf
 from folkmoot.wire import canonical_json
 
@@ -48,7 +48,7 @@ def open_box(
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.share``, naming the sender, for a box that was changed, swapped, reflected or
         sealed for another run or receiver.
     """
@@ -56,7 +56,7 @@ def open_box(
     try:
         return AESGCM(key).decrypt(nonce, box, bound)
     except InvalidTag:
-        raise ProtocolError(
+        raise SecureError(
             "secure.share",
             f"The share that site {sender} sealed for site {receiver} cannot be opened: it was "
             "altered, or sealed for another run, round or site.",

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from folkmoot.errors import ConfigError, RoundError
+from folkmoot.errors import ConfigError, SecureError
 
 __all__ = ["Neighbours", "complete", "default_threshold", "ring", "sparse"]
 
@@ -80,7 +80,7 @@ class Neighbours:
 
         Raises
         ------
-        RoundError
+        SecureError
             ``secure.threshold``.
         """
         alive = set(survivors)
@@ -91,7 +91,7 @@ class Neighbours:
         for site in self.order:
             holders = len(alive.intersection(self.of(site))) + (site in alive)
             if holders < self.threshold:
-                raise RoundError(
+                raise SecureError(
                     "secure.threshold",
                     f"Only {holders} sites that hold shares of site {site} are left, "
                     f"{self.threshold} are needed to open the sum.",
@@ -102,7 +102,7 @@ class Neighbours:
         count = sum(here[:width])
         for start in range(len(here)):
             if count < self.present:
-                raise RoundError(
+                raise SecureError(
                     "secure.threshold",
                     f"Only {count} of {width} sites in a row of the ring are left, {self.present} "
                     "are needed to keep the sum in one piece.",
@@ -201,8 +201,8 @@ def _largest(n: int, marked: int, drawn: int, bits: float) -> int:
     return 0
 
 
-def _few(alive: int, threshold: int, n: int) -> RoundError:
-    return RoundError(
+def _few(alive: int, threshold: int, n: int) -> SecureError:
+    return SecureError(
         "secure.threshold",
         f"Only {alive} of {n} sites are left, {threshold} are needed to open the sum.",
         "Wait for more sites and run the round again; nothing of it was revealed.",

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
-from folkmoot.errors import ConfigError, RoundError
+from folkmoot.errors import ConfigError, SecureError
 
 __all__ = ["Grid", "Rounding"]
 
@@ -193,7 +193,7 @@ class Grid:
 
         Raises
         ------
-        RoundError
+        SecureError
             ``secure.range``; no value is named.
         """
         source = np.ascontiguousarray(values, np.float64).ravel()
@@ -307,8 +307,8 @@ def _uniform(seed: bytes | None) -> Any:
     return draw
 
 
-def _range(what: str) -> RoundError:
-    return RoundError(
+def _range(what: str) -> SecureError:
+    return SecureError(
         "secure.range",
         f"A contribution to a secure sum {what}; nothing was sent.",
         "Lower model.linear.learning_rate, check data.scaling, or raise the limit in aggregation.",

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.errors import ProtocolError, RoundError
+from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.secure.grid import Grid
 from folkmoot.wire import canonical_json, digest
 
@@ -181,7 +181,7 @@ class Layout:
 
         Raises
         ------
-        RoundError
+        SecureError
             ``secure.range``.
         """
         out = np.empty(self.size, np.uint64)
@@ -213,7 +213,7 @@ class Layout:
 
         Raises
         ------
-        RoundError
+        SecureError
             ``secure.range`` for weights that do not add up to more than zero.
         """
         parts: dict[str, dict[str, Array]] = {part: {} for part in self.kinds}
@@ -234,7 +234,7 @@ class Layout:
             if block.weighted:
                 averaged.append((block.part, block.array))
         if not all(weight > 0 for weight in weights.values()):
-            raise RoundError(
+            raise SecureError(
                 "secure.range",
                 "The weights of a secure sum do not add up to more than zero.",
                 "Look for a site that contributes no rows.",
@@ -268,7 +268,7 @@ def _block(part: str, name: str, array: Array, linear: bool, limits: Limits, uni
 def _whole(array: Array, grid: Grid) -> NDArray[np.uint64]:
     numbers = array.astype(np.int64).ravel()
     if numbers.size and max(int(numbers.max()), -int(numbers.min())) > grid.most:
-        raise RoundError(
+        raise SecureError(
             "secure.range",
             "A count of a secure sum is larger than its ring has room for; nothing was sent.",
             "Check the site's dataset and the plan's noise.",

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
-from folkmoot.errors import ProtocolError
+from folkmoot.errors import SecureError
 from folkmoot.wire import canonical_json
 
 __all__ = [
@@ -89,13 +89,13 @@ def agree(own: X25519PrivateKey, other: bytes, site: str) -> bytes:
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key``, naming the site, for a key of low order or another length.
     """
     try:
         return own.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError:
-        raise ProtocolError(
+        raise SecureError(
             "secure.key",
             f"The key that site {site} announced is not a usable X25519 key.",
             "The site must set up anew with a key of its own; treat the message as forged.",

@@ -16,7 +16,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from folkmoot.errors import ProtocolError, RoundError
+from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.identity import Roster, verify
 from folkmoot.secure import shamir
 from folkmoot.secure.graph import Neighbours
@@ -91,9 +91,9 @@ def leftover_masks(
 
     Raises
     ------
-    RoundError
+    SecureError
         ``secure.threshold`` where too few sites answered; the sum stays closed.
-    ProtocolError
+    SecureError
         ``secure.share`` where shares are false and too few true ones are left.
     """
     add: list[bytes] = []
@@ -155,7 +155,7 @@ def _reconstruct(
     points = {holder: i for i, holder in enumerate(holders_of(graph, site), 1)}
     have = sorted(holder for holder in shares if holder in points)
     if len(have) < graph.threshold:
-        raise RoundError(
+        raise SecureError(
             "secure.threshold",
             f"{len(have)} sites gave their share for site {site}, {graph.threshold} are needed; "
             "the sum stays closed and nothing of it was revealed.",
@@ -167,7 +167,7 @@ def _reconstruct(
         found = shamir.combine(stack, [points[holder] for holder in chosen], size)
         if found is not None and fits(found[0]):
             return found[0]
-    raise ProtocolError(
+    raise SecureError(
         "secure.share",
         f"The shares of site {site}'s secret do not give the one that it announced.",
         "At least one site dealt or returned false shares; leave the site out of the next run.",

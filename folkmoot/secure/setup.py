@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from folkmoot.errors import FolkmootError, ProtocolError
+from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.identity import Roster, sign, verify
 from folkmoot.secure import shamir
 from folkmoot.secure.boxes import OVERHEAD, open_box, seal_box
@@ -191,7 +191,7 @@ def open_keys(data: bytes, session: Session, site: str, roster: Roster) -> Annou
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key``, naming the site: not signed by it, or for another run.
     """
     artefact = _open(data, "secure-keys", session.bound(site=site), site, roster)
@@ -219,7 +219,7 @@ def open_list(data: bytes, session: Session) -> dict[str, str]:
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key`` for a list of another run.
     """
     return _listing(data, session.bound(), "The key list")
@@ -282,7 +282,7 @@ def open_shares(
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key`` or ``secure.share``, naming the site.
     """
     expect = session.bound(site=site, keys=digest(listed))
@@ -293,7 +293,7 @@ def open_shares(
     for name, shape in shapes.items():
         array = artefact.arrays.get(name)
         if array is None or array.shape != shape or array.dtype != np.uint8:
-            raise ProtocolError(
+            raise SecureError(
                 "secure.share",
                 f"Site {site} dealt other shares than one for every neighbour and sum.",
                 "Check that the site runs the same version of folkmoot.",
@@ -315,7 +315,7 @@ def deal(
 
     Raises
     ------
-    RoundError
+    SecureError
         ``secure.threshold`` where too few sites dealt shares.
     """
     graph.check(messages)
@@ -335,9 +335,9 @@ def open_members(data: bytes, session: Session, listed: bytes, graph: Neighbours
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key`` for a list of another run or set-up.
-    RoundError
+    SecureError
         ``secure.threshold`` where they could not open a sum.
     """
     sites = _listing(data, session.bound(keys=digest(listed)), "The member list")
@@ -365,7 +365,7 @@ def open_inbox(
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.share`` for an inbox of another run or site, or with too few good boxes.
     """
     sites = open_members(members, session, listed, graph)
@@ -375,7 +375,7 @@ def open_inbox(
     boxes = artefact.arrays.get("boxes")
     fit = boxes is not None and boxes.shape == (len(near), length) and boxes.dtype == np.uint8
     if not fit or dict(artefact.meta) != session.bound(site=site, members=digest(members)):
-        raise ProtocolError(
+        raise SecureError(
             "secure.share",
             f"The inbox of site {site} is that of another run, set-up or site.",
             "Find out who published it; the set-up must be done again in a new run.",
@@ -388,7 +388,7 @@ def open_inbox(
     for other, box in zip(near, artefact.arrays["boxes"], strict=True):
         try:
             content = open_box(bytes(box), secret, announced[other].seal, context, other, site)
-        except ProtocolError as error:
+        except SecureError as error:
             faults[other] = error
             continue
         shares[other] = np.frombuffer(content, np.uint32).reshape(len(session.sums), WORDS)
@@ -438,7 +438,7 @@ def _listing(data: bytes, expect: Mapping[str, Any], what: str) -> dict[str, str
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         fit = False
     if not fit:
-        raise ProtocolError(
+        raise SecureError(
             "secure.key",
             f"{what} is damaged, or that of another run, plan or set-up.",
             "Find out who published it; no key of this site was used with it.",
@@ -446,8 +446,8 @@ def _listing(data: bytes, expect: Mapping[str, Any], what: str) -> dict[str, str
     return sites
 
 
-def _key(site: str, what: str) -> ProtocolError:
-    return ProtocolError(
+def _key(site: str, what: str) -> SecureError:
+    return SecureError(
         "secure.key",
         f"The key message of site {site} {what}.",
         "No mask was made with it. Find out who sent or swapped it, and start a new run.",

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from folkmoot.errors import PrivacyError
+from folkmoot.errors import SecureError
 from folkmoot.secure.masks import Binding
 from folkmoot.wire import digest
 
@@ -84,11 +84,11 @@ class SiteState:
 
         Raises
         ------
-        PrivacyError
+        SecureError
             ``secure.again`` where they hide another: the difference of both would be in the clear.
         """
         if self.decide(f"upload-{index:04d}", identity) != identity:
-            raise PrivacyError(
+            raise SecureError(
                 "secure.again",
                 f"Site {self.site} was asked for another contribution to {_name(binding)}, to which "
                 "it has contributed: the same masks would hide both.",
@@ -108,7 +108,7 @@ class SiteState:
 
         Raises
         ------
-        PrivacyError
+        SecureError
             ``secure.again`` where another list of survivors was answered.
         """
         name, which = f"list-{index:04d}", digest(listed)
@@ -117,7 +117,7 @@ class SiteState:
             check()
             known = self.decide(name, which)
         if known != which:
-            raise PrivacyError(
+            raise SecureError(
                 "secure.again",
                 f"Site {self.site} was sent a second list of survivors for {_name(binding)}: "
                 "answers to both could open a single site's update.",
@@ -152,7 +152,7 @@ class SiteState:
 
         Raises
         ------
-        PrivacyError
+        SecureError
             ``secure.contributors``.
         """
         path = self.sums / content
@@ -163,7 +163,7 @@ class SiteState:
             return
         for then in earlier:
             if len(now ^ then) < minimum:
-                raise PrivacyError(
+                raise SecureError(
                     "secure.contributors",
                     f"Site {self.site} was asked for a sum over nearly the same sites as an earlier "
                     f"one of the same content: the two differ by {len(now ^ then)} sites, and so "

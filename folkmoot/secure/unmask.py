@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from folkmoot.errors import PrivacyError, ProtocolError
+from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.identity import Roster, sign, verify
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.masks import Binding
@@ -87,7 +87,7 @@ def open_statement(data: bytes, binding: Binding, site: str, roster: Roster) -> 
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.survivors``, naming the site: not signed by it, or about another sum.
     """
     try:
@@ -121,7 +121,7 @@ def open_list(data: bytes, binding: Binding) -> dict[str, bytes]:
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.survivors`` for a list of another sum.
     """
     try:
@@ -166,13 +166,13 @@ def check_survivors(
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.survivors``: a survivor that did not upload, an unknown one, one that saw another
         plan, member list, layout or model, or was given another list in the round before; a list
         without this site, or with another statement of it.
-    PrivacyError
+    SecureError
         ``secure.contributors``.
-    RoundError
+    SecureError
         ``secure.threshold``.
     """
     statements = open_list(listed, binding)
@@ -194,7 +194,7 @@ def check_survivors(
                 other,
             )
     if len(statements) < minimum:
-        raise PrivacyError(
+        raise SecureError(
             "secure.contributors",
             f"A sum of {len(statements)} sites was asked for; site {site} opens sums of at least "
             f"{minimum}.",
@@ -246,8 +246,8 @@ def answer(
     return sign(encode(Artefact("secure-answer", meta, arrays)), signing)
 
 
-def _lie(what: str, site: str | None = None) -> ProtocolError:
-    return ProtocolError(
+def _lie(what: str, site: str | None = None) -> SecureError:
+    return SecureError(
         "secure.survivors",
         f"The list of survivors {what}; nothing was revealed.",
         "Ask the coordinator why; the sites' answers of this round stay closed.",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from folkmoot.errors import FolkmootError, ProtocolError, RoundError
+from folkmoot.errors import FolkmootError, ProtocolError, RoundError, SecureError
 from folkmoot.plan import RunContext, Step
 from folkmoot.updates import ReleasedUpdate, open_released
 
@@ -89,7 +89,7 @@ def collect(
             update = open_released(data, context.roster, expect)
             check(update, context)
             updates.append(update)
-        except ProtocolError as error:
+        except (ProtocolError, SecureError) as error:
             faults.append(error)
             missing[site] = error.code
     required = len(names) if step.quorum is None else step.quorum

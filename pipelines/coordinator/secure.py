@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from folkmoot.errors import FolkmootError, ProtocolError, RoundError
+from folkmoot.errors import FolkmootError, ProtocolError, RoundError, SecureError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import setup
@@ -59,7 +59,7 @@ def survivors(step: Step, context: RunContext) -> list[ArtifactRef]:
 
     Raises
     ------
-    RoundError
+    SecureError
         ``secure.threshold`` where they could not open the sum; ``round.quorum``.
     """
     lock.touch(context.workspace, context.federation)
@@ -83,7 +83,7 @@ def _gather(
             continue
         try:
             found[site] = check(site, data)
-        except ProtocolError as error:
+        except (ProtocolError, SecureError) as error:
             faults.append(error)
     required = len(sites) if step.quorum is None else step.quorum
     if len(found) < required:

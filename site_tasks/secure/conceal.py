@@ -47,11 +47,11 @@ def conceal(
 
     Raises
     ------
-    RoundError
+    SecureError
         ``secure.range`` for numbers that are not finite or beyond their limit.
-    PrivacyError
+    SecureError
         ``secure.again`` where the site contributed something else to this sum.
-    ProtocolError
+    SecureError
         ``secure.key`` or ``secure.share`` where the set-up does not hold.
     """
     index, session = index_of(step, context), session_of(context)

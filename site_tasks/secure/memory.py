@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.errors import ProtocolError
+from folkmoot.errors import SecureError
 from folkmoot.plan import RunContext, keys
 from folkmoot.secure import setup
 from folkmoot.secure.run import session_of, set_up_of
@@ -56,7 +56,7 @@ def state_of(context: RunContext, home: SiteHome) -> SiteState:
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key`` where the message is not one that this site made.
     """
     name = ("secure.state", home.name)
@@ -64,7 +64,7 @@ def state_of(context: RunContext, home: SiteHome) -> SiteState:
         message = context.store.get(context.key(keys.secure("keys", home.name)))
         state = new_state(context, home, message)
         if state.find("keys") is None:
-            raise ProtocolError(
+            raise SecureError(
                 "secure.key",
                 f"The key message published for site {home.name} is not one that it made.",
                 "Find out who swapped it; no share was dealt and no mask made.",
@@ -85,9 +85,9 @@ def memory(context: RunContext, home: SiteHome) -> Memory:
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key`` or ``secure.share``, as :mod:`folkmoot.secure.setup` says.
-    RoundError
+    SecureError
         ``secure.threshold``.
     """
     name = ("secure.memory", home.name)
@@ -96,7 +96,7 @@ def memory(context: RunContext, home: SiteHome) -> Memory:
         entry = decode(state.once("held", lambda: _open(context, home, state)), kind="secure-held")
         own = set_up_of(context)
         if entry.meta["members"] != digest(own.members_list):
-            raise ProtocolError(
+            raise SecureError(
                 "secure.key",
                 f"Site {home.name} was given another list of members than in an earlier round.",
                 "Find out who exchanged it; the site keeps to the first.",
@@ -115,7 +115,7 @@ def _open(context: RunContext, home: SiteHome, state: SiteState) -> bytes:
     session, own = session_of(context), set_up_of(context)
     dealt = state.find("shares")
     if home.name not in own.members or dealt is None or state.find("list") != own.listed:
-        raise ProtocolError(
+        raise SecureError(
             "secure.key",
             f"Site {home.name} dealt no shares in the set-up that was published.",
             "It takes no part in this run's sums; start a new run to have it in.",

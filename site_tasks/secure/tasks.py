@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from folkmoot.errors import PrivacyError, ProtocolError
+from folkmoot.errors import SecureError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import setup
@@ -37,9 +37,9 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.key`` for a list with a key message that is swapped, stale or not a member's.
-    PrivacyError
+    SecureError
         ``secure.contributors`` for a list of fewer sites than this site sums with;
         ``secure.again`` for a second list.
     """
@@ -52,7 +52,7 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
     if sites.get(home.name) != digest(own) or not sites.keys() <= {
         *context.params.federation.members
     }:
-        raise ProtocolError(
+        raise SecureError(
             "secure.key",
             f"The key list has another key of site {home.name}, or names a site that is no member.",
             "Find out who made it; no share was dealt.",
@@ -60,7 +60,7 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
         )
     least = permissions.fewest_contributors(context, home)
     if len(sites) < least:
-        raise PrivacyError(
+        raise SecureError(
             "secure.contributors",
             f"Only {len(sites)} sites announced keys; site {home.name} sums with at least {least}.",
             "Wait for more sites, or ask the site's steward to lower minimum_contributors.",
@@ -76,7 +76,7 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
         return words.tobytes() + message
 
     if state.once("list", lambda: listed) != listed:
-        raise PrivacyError(
+        raise SecureError(
             "secure.again",
             f"Site {home.name} was sent a second key list for the same keys.",
             "Find out who made it; shares were dealt to the first alone.",
@@ -115,11 +115,11 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
 
     Raises
     ------
-    ProtocolError
+    SecureError
         ``secure.survivors``, with what is wrong about the list.
-    PrivacyError
+    SecureError
         ``secure.contributors`` or ``secure.again``.
-    RoundError
+    SecureError
         ``secure.threshold``.
     """
     home = SiteHome.find(step.place, context.workspace)
@@ -129,7 +129,7 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
     listed = context.store.get(context.key(keys.survivors(stage_of(step))))
     mine = state.find(f"statement-{index:04d}")
     if mine is None:
-        raise ProtocolError(
+        raise SecureError(
             "secure.survivors",
             f"Site {home.name} is asked to open a sum that it did not contribute to.",
             "Sites that miss the upload have no part in the round.",

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from folkmoot.errors import ConfigError, RoundError
+from folkmoot.errors import ConfigError, SecureError
 from folkmoot.secure.graph import _largest, complete, default_threshold, ring, sparse
 
 NAMES = [f"site-{i:04d}" for i in range(300)]
@@ -20,7 +20,7 @@ def test_a_complete_graph_counts_survivors():
     graph = complete(NAMES[:6])
     assert graph.of(NAMES[2]) == (*NAMES[:2], *NAMES[3:6])
     graph.check(NAMES[:5])
-    with pytest.raises(RoundError) as caught:
+    with pytest.raises(SecureError) as caught:
         graph.check(NAMES[:4])
     assert caught.value.code == "secure.threshold"
 
@@ -58,11 +58,11 @@ def test_stated_failures_pass_and_holes_in_the_ring_do_not():
         graph.check(rng.sample(NAMES, 270))
     width = graph.degree // 2
     hole = set(graph.order[20 : 20 + width - graph.present + 1])
-    with pytest.raises(RoundError, match="are needed to"):
+    with pytest.raises(SecureError, match="are needed to"):
         graph.check([site for site in NAMES if site not in hole])
     # One site cut off from all others: both of its sides are missing.
     alone = {*graph.order[100 - width : 100], *graph.order[101 : 101 + width]}
-    with pytest.raises(RoundError):
+    with pytest.raises(SecureError):
         graph.check([site for site in NAMES if site not in alone])
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folkmoot.errors import ConfigError, RoundError
+from folkmoot.errors import ConfigError, SecureError
 from folkmoot.secure.grid import Grid
 
 SEED = bytes(range(32))
@@ -96,7 +96,7 @@ def test_short_rows_keep_their_length():
 def test_what_is_not_finite_is_refused_before_it_is_encoded(bad, outside):
     values = np.zeros(100_000)
     values[70_000] = bad
-    with pytest.raises(RoundError, match="not finite") as caught:
+    with pytest.raises(SecureError, match="not finite") as caught:
         Grid.fit(1.0, 4).encode(values, "truncate", outside=outside)
     assert caught.value.code == "secure.range"
 
@@ -104,7 +104,7 @@ def test_what_is_not_finite_is_refused_before_it_is_encoded(bad, outside):
 def test_values_beyond_the_limit_are_clipped_or_refused():
     grid = Grid(64, 0, 5.0, 4)
     assert grid.integers(np.array([7.0, -9.0]), "nearest", outside="clip").tolist() == [5, -5]
-    with pytest.raises(RoundError, match="beyond the limit") as caught:
+    with pytest.raises(SecureError, match="beyond the limit") as caught:
         grid.integers(np.array([1.0, 7.123]), "nearest")
     assert "7.123" not in str(caught.value)
 

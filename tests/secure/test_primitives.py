@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folkmoot.errors import ProtocolError
+from folkmoot.errors import SecureError
 from folkmoot.secure import shamir
 from folkmoot.secure.boxes import open_box, seal_box
 from folkmoot.secure.masks import (
@@ -91,7 +91,7 @@ def test_a_pair_agrees_and_every_binding_gives_another_key():
 
 def test_a_key_of_low_order_is_refused():
     for weak in (bytes(32), b"\x01" + bytes(31), b"short"):
-        with pytest.raises(ProtocolError) as caught:
+        with pytest.raises(SecureError) as caught:
             pair_key(X25519PrivateKey.generate(), weak, BINDING, ("a", "b"), "b")
         assert (caught.value.code, caught.value.site) == ("secure.key", "b")
 
@@ -205,6 +205,6 @@ def test_a_box_opens_for_its_receiver_only():
         [(box, other, third.public_key().public_bytes_raw(), "run", "a", "b")],
     )
     for attempt in attempts:
-        with pytest.raises(ProtocolError) as caught:
+        with pytest.raises(SecureError) as caught:
             open_box(*attempt)
         assert caught.value.code == "secure.share"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from folkmoot.errors import ProtocolError, RoundError
+from folkmoot.errors import SecureError
 from folkmoot.secure import recover, shamir
 from folkmoot.secure.graph import default_threshold
 from folkmoot.secure.grid import Grid
@@ -107,7 +107,7 @@ def test_losses_in_the_set_up_leave_the_others_whole():
 def test_a_set_up_below_the_threshold_does_not_begin():
     rehearsal = Rehearsal([f"s{i}" for i in range(6)])
     rehearsal.announce(list(rehearsal.sites))
-    with pytest.raises(RoundError) as caught:
+    with pytest.raises(SecureError) as caught:
         rehearsal.share(["s0", "s1", "s2"])
     assert caught.value.code == "secure.threshold"
 
@@ -120,7 +120,7 @@ def test_too_few_answers_open_nothing_and_the_next_round_succeeds():
         plain = {n: np.full(3, i, np.uint64) for i, n in enumerate(names)}
         uploads = {n: rehearsal.upload(n, plain[n].copy(), index)[0] for n in names}
         if index == 0:
-            with pytest.raises(RoundError) as caught:
+            with pytest.raises(SecureError) as caught:
                 rehearsal.open(uploads, answering, index)
             assert caught.value.code == "secure.threshold"
         else:
@@ -138,7 +138,7 @@ def test_a_false_share_is_passed_over_while_true_ones_suffice():
     plain = {n: np.arange(4, dtype=np.uint64) for n in names}
     uploads = {n: rehearsal.upload(n, plain[n].copy())[0] for n in names}
     assert (rehearsal.open(uploads) == sum(plain.values())).all()
-    with pytest.raises(ProtocolError) as caught:
+    with pytest.raises(SecureError) as caught:
         rehearsal.open(uploads, names[:5])  # exactly the threshold, one of them false
     assert caught.value.code == "secure.share"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from folkmoot.errors import FolkmootError, ProtocolError
+from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import recover, setup
 from folkmoot.secure.layout import Layout
@@ -36,9 +36,9 @@ def gather(step: Step, context: RunContext) -> Collected:
 
     Raises
     ------
-    RoundError
+    SecureError
         ``secure.threshold`` where too few sites answered: nothing of the stage is revealed.
-    ProtocolError
+    SecureError
         ``secure.share`` where shares are false and too few true ones are left.
     """
     own, index, stage = set_up_of(context), index_of(step, context), stage_of(step)
@@ -172,8 +172,8 @@ def _set_up(
     return found
 
 
-def _changed(site: str) -> ProtocolError:
-    return ProtocolError(
+def _changed(site: str) -> SecureError:
+    return SecureError(
         "secure.survivors",
         f"The contribution of site {site} is gone or another than when the survivors were listed.",
         "Find out who changed the exchange store; the sum cannot be opened without it.",
