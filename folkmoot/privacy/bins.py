@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
+from folkmoot.errors import PrivacyError
 from folkmoot.features import feature_space
 from folkmoot.generalisation import categories_at, is_categorical, level_of
 from folkmoot.params import Anonymisation
@@ -61,6 +62,12 @@ class Layout:
             flags += bool(column.missing)
             edges += [None] * flags
             columns += [number] * flags
+        if len(edges) != len(space):
+            raise PrivacyError(
+                "privacy.mechanism",
+                "The features are not those of the contract's columns alone.",
+                "Set model.linear.strategy to another than private for this anonymisation.",
+            )
         return Layout(tuple(edges), space.lower, space.upper, tuple(columns))
 
     @cached_property

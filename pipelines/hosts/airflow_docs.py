@@ -58,8 +58,16 @@ _BODIES = {
     ),
     "site.anonymise": (
         "Drops or pseudonymises direct identifiers, recodes quasi-identifiers, proves every privacy "
-        "model that is asked for before anything is written, and reports the risk at the site. A "
-        "column that looks like an identifier stops it until the steward answers in `site.toml`."
+        "model that is asked for before anything is written. A column that looks like an identifier "
+        "stops it until the steward answers in `site.toml`."
+    ),
+    "site.verify": (
+        "Reads the anonymised table back as it was written and proves every privacy model once more, "
+        "by a checker that shares no code with the engines. Without its proof nothing is encoded."
+    ),
+    "site.report": (
+        "Writes the risk report beside the table, where it stays; only the figures that `site.toml` "
+        "lists under `anonymisation.summary` leave, with the statistics."
     ),
     "site.encode": "Encodes rows by the contract's public categories and releases summed statistics.",
     "site.train_linear": "Computes this round's update, applies privacy, signs and releases it.",
@@ -102,6 +110,8 @@ _TITLES = {
     "site.train_linear": "Train",
     "site.train_trees": "Train",
     "site.train_local_dp": "Train",
+    "site.verify": "Verify the table of",
+    "site.report": "Risk report of",
     "site.agree": "Levels",
     "site.announce": "Announce keys of",
     "site.share": "Deal shares of",
@@ -115,6 +125,8 @@ _TITLES = {
 def title(step: Step) -> str:
     """Name of a step's task for people."""
     verb = _TITLES.get(step.body, step.body.rsplit(".", 1)[1].capitalize())
+    if step.name.startswith("prepare/recode/"):
+        verb = "Recode"
     where = "" if step.place == COORDINATOR else f" {step.place}"
     when = f", round {step.round}" if step.name.startswith("round-") and step.round else ""
     return f"{verb}{where}{when}"
@@ -149,6 +161,11 @@ def dag(params: Params, contract: Contract, plan: RoundPlan) -> str:
         "gaussian": f"clip norm {privacy.clip_norm:g}, noise multiplier {privacy.noise_multiplier:g}",
         "diffprivlib": f"diffprivlib estimators, epsilon {privacy.epsilon}",
     }[privacy.mechanism]
+    if privacy.clipping == "record":
+        protection = (
+            f"records clipped, epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for the run, "
+            f"noise {privacy.noise}"
+        )
     return f"""### Federation `{plan.federation}`
 
 One model over {len(plan.sites)} sites whose rows stay where they are.
