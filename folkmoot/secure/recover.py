@@ -53,8 +53,8 @@ def open_answer(
     try:
         seeds, keys = meta.pop("seeds"), meta.pop("keys")
         fit = meta == {**binding.to_dict(), "site": site, "list": listed}
-        alive = set(survivors)
-        fit &= set(seeds) <= alive and not alive & set(keys)
+        alive = survivors if isinstance(survivors, frozenset) else frozenset(survivors)
+        fit &= alive.issuperset(seeds) and alive.isdisjoint(keys)
         arrays = artefact.arrays
         out = []
         for names, array, width in (
@@ -99,7 +99,11 @@ def leftover_masks(
     add: list[bytes] = []
     subtract: list[bytes] = []
     for site in sorted(survivors):
-        shares = {w: a.seeds[site] for w, a in answers.items() if site in a.seeds}
+        shares = {
+            w: answers[w].seeds[site]
+            for w in holders_of(graph, site)
+            if w in answers and site in answers[w].seeds
+        }
 
         def is_seed(secret: bytes, site: str = site) -> bool:
             return commitment(secret, binding, site) == dealt[site].commitments[index]
@@ -111,7 +115,11 @@ def leftover_masks(
         near = [other for other in graph.of(site) if other in alive]
         if not near:
             continue
-        shares = {w: a.keys[site] for w, a in answers.items() if site in a.keys}
+        shares = {
+            w: answers[w].keys[site]
+            for w in holders_of(graph, site)
+            if w in answers and site in answers[w].keys
+        }
 
         def is_key(secret: bytes, site: str = site) -> bool:
             public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()

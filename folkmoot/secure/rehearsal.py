@@ -167,8 +167,9 @@ class Rehearsal:
         """Masks that the coordinator takes off, from the sites' answers."""
         binding = self.session.binding(index)
         alive = sorted(unmask.open_list(listed, binding))
+        present, which = frozenset(alive), digest(listed)
         opened = {
-            n: recover.open_answer(data, binding, n, digest(listed), alive, self.roster)
+            n: recover.open_answer(data, binding, n, which, present, self.roster)
             for n, data in answers.items()
         }
         return recover.leftover_masks(

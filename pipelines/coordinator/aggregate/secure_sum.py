@@ -139,14 +139,13 @@ def _answers(
 ) -> tuple[dict[str, recover.Answer], list[str]]:
     """Answers that are in order, and the sites that were lost between upload and answer."""
     found: dict[str, recover.Answer] = {}
+    present, which = frozenset(alive), digest(listed)
     for site in sorted(alive):
         data = context.store.find(context.key(keys.answer(stage, site)))
         if data is None:
             continue
         try:
-            found[site] = recover.open_answer(
-                data, binding, site, digest(listed), alive, context.roster
-            )
+            found[site] = recover.open_answer(data, binding, site, which, present, context.roster)
         except FolkmootError:
             continue  # as good as none: the others' may be enough
     return found, sorted(alive.keys() - found.keys())
