@@ -34,6 +34,7 @@ __all__ = [
 
 #: Every code that may be raised, with what it means.  ``docs/reference/errors.md`` is made of it.
 CODES: dict[str, str] = {
+    "config.passphrase": "A signing key whose passphrase is missing or wrong.",
     "config.unknown-key": "A key that no setting has.",
     "config.hierarchy": "A generalisation hierarchy with gaps, cycles, uneven depth or a missing level.",
     "config.invalid": "A setting of the wrong type, out of range or in conflict with another.",

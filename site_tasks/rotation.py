@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from folkmoot.errors import PrivacyError
 from folkmoot.identity import load_key, new_key, public_text
+from folkmoot.identity.keys import is_encrypted
 from folkmoot.identity.roster import endorse
 from folkmoot.privacy.ledger import Ledger
 from site_tasks.git import git
@@ -35,7 +36,8 @@ def rotate_key(home: SiteHome) -> str:
     private = home.private
     former, waiting = home.key(), private / "signing.next"
     if public_text(former) == _named(home) or not waiting.exists():
-        new = load_key(waiting) if waiting.exists() else new_key(waiting)
+        locked = is_encrypted(private / "signing.key")
+        new = load_key(waiting) if waiting.exists() else new_key(waiting, encrypted=locked)
         public = {
             "name": home.name,
             "key": public_text(new),

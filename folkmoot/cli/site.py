@@ -221,6 +221,23 @@ def rotate(site: Site, workspace: Workspace = None) -> None:
 
 
 @app.command()
+def lock(site: Site, workspace: Workspace = None) -> None:
+    """Encrypt the site's signing key with a passphrase, which every later step then needs.
+
+    The passphrase comes from FOLKMOOT_PASSPHRASE, or from the command in FOLKMOOT_PASSPHRASE_COMMAND.
+
+    **For example:** `FOLKMOOT_PASSPHRASE_COMMAND="pass show clinic-a" folkmoot site lock clinic-a`
+    """
+    from folkmoot.cli.places import workspace_of
+    from folkmoot.identity.keys import lock_key
+    from site_tasks.home import SiteHome
+
+    home = SiteHome.find(site, workspace_of(workspace))
+    lock_key(home.private / "signing.key")
+    typer.echo(f"The signing key of site {site} needs its passphrase from now on.")
+
+
+@app.command()
 def refresh(
     site: Site,
     data: DataFile = None,
