@@ -14,7 +14,9 @@ from folkmoot.wire import encode
 __all__ = ["seal"]
 
 
-def seal(meta: Mapping[str, Any], update: PrivatisedUpdate | MaskedUpdate, key: Ed25519PrivateKey) -> bytes:
+def seal(
+    meta: Mapping[str, Any], update: PrivatisedUpdate | MaskedUpdate, key: Ed25519PrivateKey
+) -> bytes:
     """Encode and sign; O(bytes).
 
     Parameters

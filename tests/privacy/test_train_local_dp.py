@@ -15,7 +15,7 @@ from folkmoot.exchange import ExchangeStore
 from folkmoot.params import parse_params
 from folkmoot.plan import keys
 from folkmoot.wire import decode
-from site_tasks.train_local_dp import no_leak, fit_classes, fit_numbers
+from site_tasks.train_local_dp import fit_classes, fit_numbers, no_leak
 
 ONES = np.ones(3)
 WEIGHTS = np.array([2.0, -1.0, 0.5])
