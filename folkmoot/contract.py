@@ -63,9 +63,7 @@ class Hierarchy(Section):
     def depth(self) -> int:
         """The highest level."""
         rows = max(len(self.table[0]) - 1, 0) if self.table else 0
-        return max(
-            rows, len(self.widths), len(self.levels), len(self.prefixes), len(self.breaks)
-        )
+        return max(rows, len(self.widths), len(self.levels), len(self.prefixes), len(self.breaks))
 
 
 class Conversion(Section):
