@@ -153,7 +153,7 @@ def _part(part: Raw, privacy: Privacy, seed: bytes | None) -> tuple[Part, Event]
         return _finite(part.update), part.event
     if privacy.mechanism == "none":
         return _finite(part), Exact()
-    if isinstance(part, TreeUpdate):
+    if not isinstance(part, LinearUpdate):
         raise _unsupported(
             f"Whole trees have no norm to bound: mechanism {privacy.mechanism} does not apply.",
             "Set privacy.mechanism to none for model.kind trees.",
