@@ -1,4 +1,4 @@
-"""The four steps before anything is trained: version, validate, anonymise, encode.
+"""The steps before anything is trained: version, validate, anonymise (verify, report), encode.
 
 Each finds its result under the name of its stage (``site_tasks.prepared.Stages``) or makes it;
 an unchanged dataset version under unchanged params costs a few small JSON files, no pandas.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,20 @@ from site_tasks.prepared import (
 if TYPE_CHECKING:
     from site_tasks.anonymise.job import Job
 
-__all__ = ["anonymise", "encode", "prepare_again", "validate", "validated_job", "version"]
+__all__ = [
+    "anonymise",
+    "anonymised_name",
+    "encode",
+    "prepare_again",
+    "report",
+    "validate",
+    "validated_job",
+    "verify",
+    "version",
+]
+
+#: What became of every row, beside the anonymised table.
+OUTCOME = "outcome.npz"
 
 
 def version(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -56,9 +70,23 @@ def validate(step: Step, context: RunContext) -> list[ArtifactRef]:
 
 
 def anonymise(step: Step, context: RunContext) -> list[ArtifactRef]:
-    """Drop or pseudonymise identifiers, generalise, suppress small classes."""
+    """Drop or pseudonymise identifiers, recode, suppress small classes, prove, write."""
     home = SiteHome.find(step.place, context.workspace)
     _anonymised(context, home, _record(context, home))
+    return []
+
+
+def verify(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Prove the anonymised table as it was written; raises as ``site_tasks.anonymise.proof``."""
+    home = SiteHome.find(step.place, context.workspace)
+    _proven(context, home, _record(context, home))
+    return []
+
+
+def report(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """Write the risk report beside the anonymised table; nothing of it leaves here."""
+    home = SiteHome.find(step.place, context.workspace)
+    _reported(context, home, _record(context, home))
     return []
 
 
@@ -107,14 +135,16 @@ def _schema(context: RunContext) -> dict[str, str]:
 
 
 def _summary(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of the risk report that the site's ``site.toml`` lets leave; none by default."""
+    """Figures of the risk report that the site's ``site.toml`` lets leave; none by default.
+
+    They are exact, so none leave where a budget is claimed for all that leaves.
+    """
     allowed = home.settings.anonymisation.summary
-    if not allowed:
+    if not allowed or accounted(context.params):
         return {}
     from site_tasks.anonymise.risk.report import summary
 
-    folder = home.work / "anonymised" / _stages(context, record).anonymised
-    report = read_json(folder / "risk.json")
+    report = _reported(context, home, record)
     return {} if report is None else {"risk": summary(report, allowed)}
 
 
@@ -139,6 +169,11 @@ def validated_job(context: RunContext, home: SiteHome) -> tuple[Job, str]:
     _answered(home, _validated(context, home, record))
     stage = _stages(context, record).validated
     return _job(context, home, record, home.work / "agreed" / "table"), stage
+
+
+def anonymised_name(context: RunContext, home: SiteHome) -> str:
+    """Name of the run's anonymised table: equal names, equal tables; keyed as fingerprints are."""
+    return _stages(context, _record(context, home)).anonymised
 
 
 def _resolve(
@@ -216,6 +251,37 @@ def _anonymised(
     return report, table if table.exists() else _dataset(record)
 
 
+def _proven(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> None:
+    """The proof of the table as it lies there; made once per table."""
+    if not context.params.anonymisation.active:
+        return
+    _, table = _anonymised(context, home, record)
+    if read_json(table.parent / "proof.json") is None:
+        from site_tasks.anonymise.proof import prove
+
+        job = _job(context, home, record, table)
+        write_json(table.parent / "proof.json", prove(job, table.parent / OUTCOME))
+
+
+def _reported(
+    context: RunContext, home: SiteHome, record: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The risk report; None where no model is asked for, or no number of classes can be told."""
+    if not context.params.anonymisation.active:
+        return None
+    made, table = _anonymised(context, home, record)
+    found = read_json(table.parent / "risk.json")
+    if found is None and context.contract.with_role("quasi_identifier"):
+        from site_tasks.anonymise.account import coded_table, load_outcome, write_report
+
+        job = _job(context, home, record, table)
+        coded = coded_table(job)
+        outcome = load_outcome(job, table.parent / OUTCOME, coded)
+        job = replace(job, report=table.parent)
+        found = write_report(job, outcome, coded, made["difference"])
+    return found
+
+
 def _answered(home: SiteHome, validated: Mapping[str, Any]) -> None:
     """Every finding of the identifier scan has its answer in site.toml."""
     if validated["findings"]:
@@ -252,7 +318,7 @@ def _job(context: RunContext, home: SiteHome, record: Mapping[str, Any], target:
         series,
         None if population is None else home.root / population,
         home.name,
-        report=target.parent if settings.k > 1 or settings.extra else None,
+        outcome=target.parent / OUTCOME if settings.active else None,
     )
 
 
@@ -264,6 +330,7 @@ def _encoded(context: RunContext, home: SiteHome, record: Mapping[str, Any]) -> 
     from site_tasks.encode import encode_table
 
     report, table = _anonymised(context, home, record)
+    _proven(context, home, record)
     with write_folder(home.work / "encoded" / digest) as part:
         rows = encode_table(table, report["rows"], part, context.contract, context.params)
         _unchanged(record)

@@ -7,6 +7,7 @@ dataset version and unchanged params find their prepared rows at once, without p
     work/runs/<federation>--<run>.json          dataset version that a run resolved
     work/validated/<stage>/report.json
     work/anonymised/<stage>/table.parquet       absent where the dataset already is that table
+    work/anonymised/<stage>/outcome.npz, proof.json, risk.json, risk.html   with a privacy model
     work/encoded/<stage>/{train,test}.npy, -labels.npy, -weights.npy, prepared.json, statistics.bin
 """
 
@@ -47,7 +48,7 @@ __all__ = [
 
 Part = Literal["train", "test"]
 #: Raised with every change to what the steps make of the same rows.
-FORMAT = 2
+FORMAT = 3
 #: Prepared versions kept per stage; older ones are made again when asked for.
 KEEP = 4
 

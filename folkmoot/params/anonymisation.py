@@ -136,6 +136,11 @@ class Anonymisation(Section):
         return any(model is not None for model in models)
 
     @property
+    def active(self) -> bool:
+        """Whether any privacy model is asked for."""
+        return self.k > 1 or self.extra
+
+    @property
     def extra(self) -> bool:
         """Whether a model besides k-anonymity is asked for."""
         return self.protects or self.delta_presence is not None or self.k_map is not None

@@ -7,6 +7,8 @@
     ┌────────────────────────────────────────────────────────────────────────────────────┘
     └▶ round-001 (train per site → aggregate) ─▶ … ─▶ evaluate ─▶ conclude ─▶ report ─▶ register
 
+With a privacy model, ``anonymise`` is a group of its own: recode → verify → report.
+
 Site tasks have ``queue="site-<name>"`` and aggregates run when all sites are done, well or not; the
 quorum is kept by the step itself.  Rounds are unrolled to the most that ``params.yaml`` allows: an
 aggregate that ends training marks all later rounds skipped, and the tasks of a site it went on
@@ -16,6 +18,7 @@ without.  The DAG is data from the plan; what tasks do is in ``airflow_tasks``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -38,7 +41,7 @@ from folkmoot.plan import COORDINATOR, RoundPlan, Step
 from pipelines.hosts import airflow_docs as docs
 from pipelines.hosts.airflow_data import AnnounceData, RefreshSite, alias, site_asset
 from pipelines.hosts.airflow_form import fields
-from pipelines.hosts.airflow_project import Project, load_project, task_id
+from pipelines.hosts.airflow_project import ANONYMISE, Project, load_project, task_id
 from pipelines.hosts.airflow_tasks import (
     OpenRun,
     RegisterModel,
@@ -264,7 +267,12 @@ class _Builder:
         for site in self.plan.sites:
             with TaskGroup(site, tooltip=tooltip):
                 steps = [s for s in self.plan.stage(f"{stage}/") if s.place == site]
-                self._add(steps)
+                for inner, some in itertools.groupby(steps, key=_anonymises):
+                    with contextlib.ExitStack() as stack:
+                        if inner:
+                            group = TaskGroup(f"anonymise-{site}", tooltip=docs.ANONYMISE)
+                            stack.enter_context(group)
+                        self._add(some)
             if start is not None:
                 start >> self.tasks[steps[0].name]
 
@@ -338,6 +346,11 @@ class _Builder:
                 retry_delay=timedelta(seconds=15),
             )
             report >> register
+
+
+def _anonymises(step: Step) -> bool:
+    stage, task, *_ = step.name.split("/")
+    return stage == "prepare" and task in ANONYMISE
 
 
 def _rule(step: Step) -> TriggerRule:

@@ -27,9 +27,19 @@ from pipelines.coordinator import lock
 from pipelines.hosts.execute import open_context, store_of
 from pipelines.hosts.walk import contract_for
 
-__all__ = ["Project", "ProjectTask", "acquire_lock", "load_project", "run_name", "task_id"]
+__all__ = [
+    "ANONYMISE",
+    "Project",
+    "ProjectTask",
+    "acquire_lock",
+    "load_project",
+    "run_name",
+    "task_id",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Steps of a site's preparation that have a task group of their own.
+ANONYMISE = ("recode", "verify", "report")
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ def run_name(dag: str, dag_run: str) -> str:
 def task_id(step: Step | str) -> str:
     """Airflow's id of a step's task: ``round-003/train/site-a`` is ``round-003.train-site-a``."""
     parts = (step if isinstance(step, str) else step.name).split("/")
+    if parts[0] == "prepare" and parts[1] in ANONYMISE:
+        return f"prepare.{parts[2]}.anonymise-{parts[2]}.{parts[1]}-{parts[2]}"
     if parts[0] in {"agree", "prepare"} and len(parts) > 2:
         return f"{parts[0]}.{parts[2]}.{parts[1]}-{parts[2]}"
     if parts[0] == "agree":

@@ -34,7 +34,7 @@ from pipelines.hosts.walk import contract_for
 __all__ = ["run"]
 
 _PHASES = {"sites": "set_up"}
-_PHASES |= dict.fromkeys(("agree", "settle", "prepare", "initialise"), "preparation")
+_PHASES |= dict.fromkeys(("agree", "settle", "anonymise", "prepare", "initialise"), "preparation")
 _PHASES |= {
     "round-001": "first_round",
     "round": "rounds",

@@ -235,17 +235,7 @@ class Project:
         if agreed:
             stages.update(self._agreement([contract, roster]))
         for site in sites:
-            home = self.workspace / "sites" / site
-            deps = [home / "data" / "dataset.version", home / "public.toml", contract]
-            stages[f"prepare-{site}"] = self._stage(
-                f"prepare {site}",
-                f"{site}: anonymise, encode"
-                if agreed
-                else f"{site}: version, validate, anonymise, encode",
-                [*deps, self.stored(keys.SCHEMA)] if agreed else deps,
-                (*_PREPARED, "privacy.mechanism"),
-                [self.stored(keys.statistics(site))],
-            )
+            stages.update(self._preparation(site, contract))
         first: tuple[str, ...] = (
             "data.scaling",
             "federation.quorum",
@@ -302,6 +292,40 @@ class Project:
             ("tracking",),
             [self.report / "model.json"],
             plain=True,
+        )
+        return stages
+
+    def _preparation(self, site: str, contract: Path) -> dict[str, Any]:
+        """A site's rows up to arrays and statistics; anonymising is a stage of its own.
+
+        Tables stay in the site's private folder.  What DVC follows of them is a keyed name that
+        changes with them, and what it skips costs nothing.
+        """
+        home, chosen = self.workspace / "sites" / site, self.params.anonymisation
+        deps = [home / "data" / "dataset.version", home / "public.toml", contract]
+        if chosen.recoding == "agreed":
+            deps.append(self.stored(keys.SCHEMA))
+        before = [] if chosen.recoding == "agreed" else ["version", "validate"]
+        stages: dict[str, Any] = {}
+        if chosen.active:
+            done = self.state / "anonymised" / f"{site}.json"
+            stages[f"anonymise-{site}"] = self._stage(
+                f"anonymise {site}",
+                f"{site}: {', '.join([*before, 'recode', 'verify', 'report'])}",
+                deps,
+                ("anonymisation", "privacy.mechanism"),
+                [done],
+                plain=True,
+            )
+            deps, before = [*deps, done], []
+        else:
+            before.append("anonymise")
+        stages[f"prepare-{site}"] = self._stage(
+            f"prepare {site}",
+            f"{site}: {', '.join([*before, 'encode'])}",
+            deps,
+            (*_PREPARED, "privacy.mechanism"),
+            [self.stored(keys.statistics(site))],
         )
         return stages
 

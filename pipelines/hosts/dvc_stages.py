@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from folkmoot import errors
+from folkmoot.agreement import settled
 from folkmoot.errors import DataError, FolkmootError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.plan import RunContext, keys
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stages.add_parser(name)
     stages.add_parser("agree").add_argument("of")
     stages.add_parser("settle")
+    stages.add_parser("anonymise").add_argument("of")
     stages.add_parser("prepare").add_argument("of")
     stages.add_parser("round").add_argument("of", type=int)
     chosen = parser.parse_args(arguments)
@@ -96,6 +98,7 @@ def _stage(project: Project, name: str, of: Any) -> None:
     bodies: dict[str, Callable[[], None]] = {
         "agree": lambda: _agree(project, str(of)),
         "settle": lambda: _settle(project),
+        "anonymise": lambda: _anonymise(project, str(of)),
         "prepare": lambda: _prepare(project, str(of)),
         "initialise": lambda: _initialise(project),
         "round": lambda: _round(project, of),
@@ -159,7 +162,25 @@ def _settle(project: Project) -> None:
     _say(f"Levels: {', '.join(f'{name} {level}' for name, level in levels.items())}")
 
 
+def _anonymise(project: Project, site: str) -> None:
+    """All steps up to the risk report; DVC follows a keyed name of the table that came of them."""
+    from site_tasks.home import SiteHome
+    from site_tasks.prepare import anonymised_name
+
+    context = _context(project)
+    for step in project.plan.stage("prepare/"):
+        if step.place == site and step.body != "site.encode":
+            execute(step, context)
+    name = anonymised_name(settled(context), SiteHome.find(site, context.workspace))
+    _write(project.state / "anonymised" / f"{site}.json", {"table": name})
+    _say(f"{site} is anonymised, and its table proven")
+
+
 def _prepare(project: Project, site: str) -> None:
+    """The steps that are left; those of `_anonymise` again where DVC took its result for done.
+
+    They find what they made, unless DVC brought back an older version.
+    """
     context = _context(project)
     for step in project.plan.stage("prepare/"):
         if step.place == site:

@@ -28,6 +28,8 @@ BODIES = {
     "site.validate": "site_tasks.prepare:validate",
     "site.agree": "site_tasks.agree:agree",
     "site.anonymise": "site_tasks.prepare:anonymise",
+    "site.verify": "site_tasks.prepare:verify",
+    "site.report": "site_tasks.prepare:report",
     "site.encode": "site_tasks.prepare:encode",
     "site.train_linear": "site_tasks.train_linear:train",
     "site.train_trees": "site_tasks.train_trees:train",

@@ -8,26 +8,35 @@ from folkmoot.params import Params
 from folkmoot.plan import COORDINATOR, Step, keys
 from pipelines.plans import secure
 
-__all__ = ["PREPARATION", "final", "one_round", "prepare"]
+__all__ = ["final", "one_round", "prepare"]
 
-#: Bodies of the preparation of one site, in order.
-PREPARATION = ("version", "validate", "anonymise", "encode")
+#: Body by name of a step of one site's preparation, in order; where no model is asked for, identifiers
+#: and public levels are one step.
+_BEFORE = {"version": "version", "validate": "validate"}
+_PLAIN = {"anonymise": "anonymise"}
+_ANONYMISED = {"recode": "anonymise", "verify": "verify", "report": "report"}
 
 
 def prepare(params: Params) -> Iterable[Step]:
     """Version, validate, anonymise, encode at each site; then the initial global model.
 
-    Where the sites have to settle on a schema (``anonymisation.recoding: agreed``), all of them are
+    With a privacy model, to anonymise is three steps: recode, verify what was written, report.  Where
+    the sites have to settle on a schema (``anonymisation.recoding: agreed``), all of them are
     validated first, say which levels they could live with, and the coordinator settles.
     """
     sites = params.federation.members
     agreed = params.anonymisation.recoding == "agreed"
     if agreed:
         yield from _agree(params)
+    bodies = {
+        **({} if agreed else _BEFORE),
+        **(_ANONYMISED if params.anonymisation.active else _PLAIN),
+        "encode": "encode",
+    }
     for site in sites:
         before: tuple[str, ...] = ("agree/settle",) if agreed else ()
-        for body in PREPARATION[2:] if agreed else PREPARATION:
-            name = f"prepare/{body}/{site}"
+        for task, body in bodies.items():
+            name = f"prepare/{task}/{site}"
             schema = (keys.SCHEMA,) if agreed else ()
             outputs = (keys.statistics(site),) if body == "encode" else ()
             yield Step(name, f"site.{body}", site, 0, before, schema, outputs)
@@ -61,7 +70,7 @@ def _agree(params: Params) -> Iterable[Step]:
     sites = params.federation.members
     for site in sites:
         before: tuple[str, ...] = ()
-        for body in (*PREPARATION[:2], "agree"):
+        for body in (*_BEFORE, "agree"):
             name = f"agree/{'levels' if body == 'agree' else body}/{site}"
             outputs = (keys.agreement(site),) if body == "agree" else ()
             yield Step(name, f"site.{body}", site, 0, before, (), outputs)

@@ -14,12 +14,21 @@ from site_tasks.anonymise.coded import Cells, Coded, Ranges, Recoding, Sets, enc
 from site_tasks.anonymise.columns import column_of, quasi_identifiers
 from site_tasks.anonymise.identifiers import converted_chunks
 from site_tasks.anonymise.job import Job
+from site_tasks.anonymise.people import people_behind, people_like
+from site_tasks.anonymise.population import read_population
 from site_tasks.table import row_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-__all__ = ["coded_table", "generalised_recoding", "write_report"]
+__all__ = [
+    "coded_table",
+    "generalised_recoding",
+    "keep_outcome",
+    "load_outcome",
+    "write_report",
+]
 
 Codes = NDArray[np.int32]
 
@@ -50,6 +59,7 @@ def write_report(
     from site_tasks.anonymise.risk.report import assess, write
 
     coded = coded or coded_table(job)
+    population = None if job.population is None else read_population(job, coded.columns)
     protected = sensitive_column(job.contract, job.settings)
     label = _labels(job) if job.utility and len(job.contract.classes) == 2 else None
     report = assess(
@@ -58,11 +68,48 @@ def write_report(
         chosen_models(job.contract, job.settings),
         site=job.site or "",
         name="" if protected is None else protected.name,
+        people=None if population is None else _people(coded, recoding, population),
+        population=None if population is None else max(population.rows, coded.rows),
         label=label,
     )
     report["difference"] = dict(revealed)
     write(report, job.report)
     return report
+
+
+def keep_outcome(job: Job, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Keep what became of every row in ``job.outcome``, where it is given; see `load_outcome`."""
+    if job.outcome is not None:
+        np.savez(job.outcome, **dict(arrays))  # type: ignore[arg-type]
+
+
+def load_outcome(job: Job, path: Path, coded: Coded | None = None) -> Recoding | None:
+    """What became of every row, as classes and cells.
+
+    Parameters
+    ----------
+    job : Job
+        What was anonymised.
+    path : Path
+        Of an earlier ``job.outcome``.
+    coded : Coded, optional
+        The table before, for global recoding; read again where absent.
+
+    Returns
+    -------
+    Recoding or None
+        None as :func:`generalised_recoding`.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        found = {name: file[name] for name in file.files}
+    if "visible" in found:
+        return generalised_recoding(job, coded or coded_table(job), found["visible"])
+    columns = quasi_identifiers(converted_contract(job.contract))
+    cells: list[Cells] = []
+    for j, column in enumerate(columns):
+        own = {k.partition(".")[2]: v for k, v in found.items() if k.startswith(f"{j}.")}
+        cells.append(Ranges(**own) if column.ordered else Sets(**own))
+    return Recoding(columns, found["classes"], tuple(cells))
 
 
 def coded_table(job: Job) -> Coded:
@@ -109,6 +156,19 @@ def generalised_recoding(
     classes = np.full(len(kept), -1, np.int32)
     classes[visible] = numbered
     return Recoding(whole.columns, classes, tuple(_taken(c, used) for c in whole.cells))
+
+
+def _people(
+    coded: Coded, recoding: Recoding, population: Coded
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """People who look like each row before, and those behind the class of each row that is kept.
+
+    Never fewer than the rows themselves: a population table may lack some of them.
+    """
+    of, sizes = coded.distinct(), recoding.sizes()
+    before = np.maximum(people_like(coded, population), of.counts[of.inverse])
+    behind = np.maximum(people_behind(recoding, population), sizes)
+    return before, behind[recoding.classes[recoding.classes >= 0]]
 
 
 def _taken(cells: Cells, at: NDArray[Any]) -> Cells:

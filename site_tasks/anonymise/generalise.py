@@ -30,7 +30,12 @@ from folkmoot.generalisation import (
     level_of,
 )
 from folkmoot.params import Anonymisation
-from site_tasks.anonymise.account import coded_table, generalised_recoding, write_report
+from site_tasks.anonymise.account import (
+    coded_table,
+    generalised_recoding,
+    keep_outcome,
+    write_report,
+)
 from site_tasks.anonymise.chosen import chosen_models, sensitive_column
 from site_tasks.anonymise.classes import count_classes
 from site_tasks.anonymise.coded import encode
@@ -61,7 +66,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["anonymise", "generalise_frame", "needed", "stability"]
+__all__ = ["anonymise", "generalise_frame", "needed", "published", "spelled", "stability"]
 
 Classes = NDArray[np.int64]
 
@@ -82,8 +87,7 @@ def stability(job: Job) -> int:
 def needed(contract: Contract, anonymisation: Anonymisation) -> bool:
     """Whether :func:`anonymise` would change a table at all."""
     return bool(
-        anonymisation.k > 1
-        or anonymisation.extra
+        anonymisation.active
         or contract.with_role("direct_identifier")
         or contract.with_role("dropped")
         or any(map(changes, contract.columns))
@@ -131,13 +135,15 @@ def anonymise(job: Job) -> Report:
     models = chosen_models(contract, settings)
     visible = None
     report = Report(rows, 0, stability(job))
-    if settings.k > 1 or settings.extra:
+    if settings.active:
         visible, report = _visible(job, rows, models)
     write_table(
         job.target,
         _fields(job, suppressing=visible is not None),
         _written(job, visible, models),
     )
+    if visible is not None:
+        keep_outcome(job, {"visible": visible})
     if job.report is not None and contract.with_role("quasi_identifier"):
         coded = coded_table(job)
         write_report(job, generalised_recoding(job, coded, visible), coded, report.difference)
@@ -164,8 +170,9 @@ def _visible(job: Job, rows: int, models: tuple[Model, ...]) -> tuple[NDArray[np
             settle(series, classes, found.sensitive, len(found.domain) + 1, asked)
     visible = classes >= 0
     suppressed = rows - int(np.count_nonzero(visible))
-    retired = int(np.count_nonzero(classes == RETIRED))
-    waiting = suppressed - retired if series.later(job.fingerprint) else 0
+    later = series.later(job.fingerprint)  # in a first version nothing but models retires
+    retired = int(np.count_nonzero(classes == RETIRED)) if later else 0
+    waiting = suppressed - retired if later else 0
     within_limit(suppressed, rows, settings, waiting + retired)
     if job.series is not None and fresh:
         series.save(job.series)  # before the table: a version is what it is from here on
@@ -269,7 +276,7 @@ def _written(
     proof = Checker(models, () if protected is None else column_of(protected).domain)
     start = 0
     for frame in identified_chunks(job.source, contract, settings, job.secret):
-        _publish(frame, contract, settings)
+        published(frame, contract, settings)
         end = start + len(frame)
         if visible is None:
             yield frame
@@ -277,19 +284,19 @@ def _written(
             if job.numbered:
                 frame[ROW] = np.arange(start, end)
             kept = frame[visible[start:end]]
-            secret = None if protected is None else _spelled(kept[protected.name], protected)
+            secret = None if protected is None else spelled(kept[protected.name], protected)
             proof.add([kept[name].tolist() for name in quasi], secret, rows=len(kept))
             yield kept
         start = end
     if visible is not None:
         if any(model.reads == "presence" for model in models):
             for frame in population_chunks(job):
-                _publish(frame, contract, settings)
+                published(frame, contract, settings)
                 proof.add_population([frame[name].tolist() for name in quasi])
         proof.demand(job.site)
 
 
-def _publish(frame: pd.DataFrame, contract: Contract, settings: Anonymisation) -> None:
+def published(frame: pd.DataFrame, contract: Contract, settings: Anonymisation) -> pd.DataFrame:
     """Put generalised values into a frame, in place, as they are published."""
     import pandas as pd
 
@@ -302,9 +309,10 @@ def _publish(frame: pd.DataFrame, contract: Contract, settings: Anonymisation) -
             frame[column.name] = pd.Categorical.from_codes(codes, groups)
         elif level:
             frame[column.name] = values[column.name]
+    return frame
 
 
-def _spelled(series: pd.Series[Any], column: Column) -> list[Any]:
+def spelled(series: pd.Series[Any], column: Column) -> list[Any]:
     """Sensitive values as the public domain writes them."""
     coded = column_of(column)
     names = [*coded.domain, None]

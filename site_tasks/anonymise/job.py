@@ -40,6 +40,8 @@ class Job:
         never leave the site.
     report : Path, optional
         Folder of the site for the risk report; none is made without one.
+    outcome : Path, optional
+        File of the site that keeps what became of every row, for a report made later.
     utility : bool
         Whether models are trained for it, before and after, where the label has two classes.
     """
@@ -55,6 +57,7 @@ class Job:
     site: str | None = None
     numbered: bool = True
     report: Path | None = None
+    outcome: Path | None = None
     utility: bool = False
 
 

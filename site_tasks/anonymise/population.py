@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, DataError
+from site_tasks.anonymise.coded import Coded, Column, encode
 from site_tasks.anonymise.identifiers import converted_chunks
 from site_tasks.anonymise.job import Job
 from site_tasks.table import schema_of
@@ -16,7 +17,7 @@ from site_tasks.table import schema_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["people_per_class", "population_chunks"]
+__all__ = ["people_per_class", "population_chunks", "read_population"]
 
 Matrix = Callable[["pd.DataFrame"], NDArray[np.float64]]
 
@@ -84,3 +85,19 @@ def population_chunks(job: Job) -> Iterator[pd.DataFrame]:
             site=job.site,
         )
     yield from converted_chunks(job.population, quasi, job.contract, job.settings, job.secret)
+
+
+def read_population(job: Job, columns: Sequence[Column]) -> Coded:
+    """The population table as codes; memory 4 bytes per person and column.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As :func:`population_chunks`; ``data.contract`` for values outside a public domain.
+    """
+    parts = [
+        np.stack([encode(frame[column.name], column) for column in columns], axis=1)
+        for frame in population_chunks(job)
+    ]
+    empty = np.zeros((0, len(columns)), np.int32)
+    return Coded(tuple(columns), np.asfortranarray(np.concatenate([empty, *parts])))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from folkmoot.cells import interval_text, set_text
 from folkmoot.conversion import converted_contract
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.account import coded_table, write_report
+from site_tasks.anonymise.account import coded_table, keep_outcome, write_report
 from site_tasks.anonymise.chosen import chosen_models
 from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets
 from site_tasks.anonymise.columns import quasi_identifiers
@@ -28,7 +28,9 @@ from site_tasks.anonymise.identifiers import (
     kept_fields,
 )
 from site_tasks.anonymise.job import Job, Report, too_few, within_limit
-from site_tasks.anonymise.models import Model
+from site_tasks.anonymise.models import DeltaPresence, Model
+from site_tasks.anonymise.people import people_behind
+from site_tasks.anonymise.population import read_population
 from site_tasks.anonymise.series import (
     NEW,
     RETIRED,
@@ -83,34 +85,80 @@ def anonymise_locally(job: Job) -> Report:
             "Give the columns by which a person can be found role quasi_identifier.",
         )
     models = chosen_models(job.contract, settings)
-    if any(model.reads == "presence" for model in models):
-        raise ConfigError(
-            "config.invalid",
-            "delta-presence and k-map need classes that the population can be sorted into, which "
-            "recoding local does not have.",
-            "Use recoding public or agreed with them.",
-        )
+    asked = tuple(model for model in models if model.reads == "presence")
+    _bounded(asked)
     rows = row_count(job.source)
     if rows < settings.k:
         raise too_few(rows, settings.k, job.site)
+    people = read_population(job, columns) if asked else None
     coded, keys = coded_table(job), _row_keys(job, rows)
     series = Series() if job.series is None else Series.load(job.series)
     classes, fresh = series.enter(job.fingerprint, keys)
     if fresh:
-        _grow(job, coded, keys, series, classes, models)
+        plain = tuple(model for model in models if model.reads != "presence")
+        _grow(job, coded, keys, series, classes, plain)
+        if people is not None:
+            _leave_out(coded, people, series, classes, asked)
         if coded.sensitive is not None:
-            settle(series, classes, coded.sensitive, len(coded.sensitive_domain) + 1, models)
+            settle(series, classes, coded.sensitive, len(coded.sensitive_domain) + 1, plain)
     merged = _merged(coded, series, classes)
-    retired = int(np.count_nonzero(classes == RETIRED))
-    waiting = merged.suppressed - retired if series.later(job.fingerprint) else 0
+    later = series.later(job.fingerprint)  # in a first version nothing but models retires
+    retired = int(np.count_nonzero(classes == RETIRED)) if later else 0
+    waiting = merged.suppressed - retired if later else 0
     within_limit(merged.suppressed, rows, settings, waiting + retired)
-    verify_recoding(coded, merged, models, site=job.site)
+    verify_recoding(coded, merged, models, people=people, site=job.site)
     if job.series is not None and fresh:
         series.save(job.series)  # before the table: a version is what it is from here on
     write_table(job.target, _fields(job, columns), _written(job, merged))
+    arrays = {f"{j}.{n}": v for j, c in enumerate(merged.cells) for n, v in _arrays(c).items()}
+    keep_outcome(job, {"classes": merged.classes, **arrays})
     found = difference(series, job.fingerprint, settings.k)
     write_report(job, merged, coded, found)
     return Report(rows, merged.suppressed, rows, waiting, retired, merged.loss(), found)
+
+
+def _bounded(models: tuple[Model, ...]) -> None:
+    """Refuse what cells that differ from class to class cannot promise."""
+    if any(isinstance(model, DeltaPresence) and model.low > 0 for model in models):
+        raise ConfigError(
+            "config.invalid",
+            "delta_presence.low above 0 asks for rows behind everybody of the population, but "
+            "with recoding local some people are behind no class.",
+            "Set delta_presence.low to 0, or use recoding public or agreed.",
+        )
+
+
+def _leave_out(
+    coded: Coded,
+    population: Coded,
+    series: Series,
+    classes: Classes,
+    models: tuple[Model, ...],
+) -> None:
+    """Suppress classes with too few people of the population behind them, or too many of those."""
+    merged = _merged(coded, series, classes)
+    behind = people_behind(merged, population)
+    whole = merged.sizes()
+    if merged.count:  # classes of equal cells are one for whoever sees the table
+        table = np.concatenate([_flat(cells) for cells in merged.cells], axis=1)
+        _, same = np.unique(table, axis=0, return_inverse=True)
+        same = same.reshape(-1)
+        whole = np.bincount(same, weights=whole).astype(np.int64)[same]
+    both = np.stack([np.maximum(behind - whole, 0), whole], axis=1)
+    holds = whole <= behind
+    for model in models:
+        holds &= model.holds(both, both.sum(axis=0))
+    broken = np.unique(classes[classes >= 0])[~holds]
+    if len(broken):
+        series.retire(broken)
+        classes[np.isin(classes, broken)] = RETIRED
+
+
+def _flat(cells: Cells) -> NDArray[np.int64]:
+    """Cells as rows of integers, equal where the cells are."""
+    if isinstance(cells, Ranges):
+        return np.stack([cells.low, cells.high, cells.missing], axis=1).astype(np.int64)
+    return np.asarray(cells.words.view(np.int64))
 
 
 def _row_keys(job: Job, rows: int) -> Keys:
@@ -227,10 +275,7 @@ def _texts(column: Column, cells: Cells) -> tuple[pd.Index[Any], Codes]:
     """Distinct cells as text, and which of them each class has (-1 where all is missing)."""
     import pandas as pd
 
-    if isinstance(cells, Ranges):
-        table = np.stack([cells.low, cells.high, cells.missing.astype(np.int32)], axis=1)
-    else:
-        table = cells.words.view(np.int64)
+    table = _flat(cells)
     distinct, first, inverse = np.unique(table, axis=0, return_index=True, return_inverse=True)
     spelled: list[str] = []
     code = np.full(len(distinct), -1, np.int32)

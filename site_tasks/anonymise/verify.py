@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from site_tasks.anonymise.coded import Coded, Recoding
 
-__all__ = ["Checker", "verify_frame", "verify_recoding"]
+__all__ = ["Checker", "people_cells", "verify_frame", "verify_recoding"]
 
 #: For logarithms alone, which have no exact value; everything else is compared exactly, but for
 #: this much where a bound may be reached.
@@ -211,6 +211,7 @@ def verify_recoding(
     models: Sequence[Model],
     *,
     population: Sequence[Iterable[Any]] | None = None,
+    people: Coded | None = None,
     site: str | None = None,
 ) -> None:
     """Prove an engine's output before it is written.
@@ -228,6 +229,9 @@ def verify_recoding(
         What was asked for.
     population : sequence of iterables, optional
         Cells of the population table per quasi-identifier, as frozen sets of allowed codes.
+    people : Coded, optional
+        The population table as it is, where cells differ from class to class: each person then
+        stands behind every class whose cells allow them.
     site : str, optional
         Whose table it is.
 
@@ -276,11 +280,53 @@ def verify_recoding(
     for column, wrong in zip(recoding.columns, outside, strict=True):
         if wrong:
             problems.append(f"{wrong} cells of {column.name} do not allow their own value")
-    if population is not None:
+    if people is not None:
+        behind = people_cells(recoding, people)
+        checker.add_population([[number[n] for n in behind] for number in numbers])
+    elif population is not None:
         checker.add_population(population)
     if coded.sensitive is None and any(model.reads == "sensitive" for model in models):
         problems.append("a model of sensitive values cannot be proven without a sensitive column")
     _refuse(problems + checker.problems(), site)
+
+
+def people_cells(recoding: Recoding, people: Coded) -> list[int]:
+    """Behind which classes the people of a population stand, as the cells say.
+
+    Parameters
+    ----------
+    recoding : Recoding
+        Classes with cells of their own.
+    people : Coded
+        The population, over the same columns.
+
+    Returns
+    -------
+    list of int
+        A class for every person and every combination of cells that allows them; of classes with
+        equal cells the first one.
+    """
+    sets = [
+        [frozenset(v for v, yes in enumerate(row) if yes) for row in recoding.allowed(j).tolist()]
+        for j in range(len(recoding.columns))
+    ]
+    first: dict[tuple[frozenset[int], ...], int] = {}
+    for number, cells in enumerate(zip(*sets, strict=True)):
+        first.setdefault(cells, number)
+    allowing: list[dict[int, set[int]]] = [defaultdict(set) for _ in recoding.columns]
+    for cells, number in first.items():
+        for column, cell in zip(allowing, cells, strict=True):
+            for value in cell:
+                column[value].add(number)
+    out = []
+    for person, count in Counter(map(tuple, people.codes.tolist())).items():
+        found = sorted(
+            (column.get(value, set()) for column, value in zip(allowing, person, strict=True)),
+            key=len,
+        )
+        for number in sorted(set.intersection(*found)):
+            out.extend([number] * count)
+    return out
 
 
 def verify_frame(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,6 +88,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         ("cyclic", CYCLIC),
         ("private", PRIVATE),
         ("masked", MASKED),
+        ("anonymised", {"anonymisation": {"k": 5}}),
         ("faulty", FAULTY),
     ):
         file = folder / f"{name}.yaml"
@@ -140,6 +142,30 @@ def test_rounds_are_unrolled_and_prepared_in_order(bag: dict[str, Any]) -> None:
     assert tasks["round-002.aggregate-002"]["rule"] == "all_done"
     assert tasks["track"]["up"] == ["open"]
     assert tasks["register"]["up"] == ["report"]
+
+
+def test_anonymisation_is_a_group_of_every_site(cases: dict[str, dict[str, Any]]) -> None:
+    assert cases["anonymised"]["errors"] == {}
+    for dag in ("federated_linear", "federated_trees"):
+        tasks = cases["anonymised"]["dags"][dag]["tasks"]
+        assert all(task["doc"] and task["title"] for task in tasks.values())
+        own = [name for name in tasks if name.startswith("prepare.site-b.")]
+        group = "prepare.site-b.anonymise-site-b"
+        inner = [f"{group}.{name}-site-b" for name in ("recode", "verify", "report")]
+        before = [f"prepare.site-b.{name}-site-b" for name in ("version", "validate")]
+        chain = [*before, *inner, "prepare.site-b.encode-site-b"]
+        assert own == chain
+        for first, second in pairwise(chain):
+            assert tasks[second]["up"] == [first]
+        assert {tasks[name]["queue"] for name in inner} == {"site-site-b"}
+
+
+def test_no_more_tasks_where_nothing_is_anonymised(bag: dict[str, Any]) -> None:
+    tasks = bag["dags"]["federated_linear"]["tasks"]
+    own = [name for name in tasks if name.startswith("prepare.site-a.")]
+    assert [name.rsplit(".", 1)[1] for name in own] == [
+        f"{name}-site-a" for name in ("version", "validate", "anonymise", "encode")
+    ]
 
 
 def test_masks_add_a_set_up_and_two_steps_a_round(cases: dict[str, dict[str, Any]]) -> None:

@@ -56,6 +56,29 @@ def test_stages_follow_the_plan(project_of: Any) -> None:
     assert rendered["round-002"]["outs"] == [f"{run}/round-002"]
 
 
+@pytest.mark.parametrize("recoding", ["public", "agreed"])
+def test_anonymising_is_a_stage_of_every_site(project_of: Any, recoding: str) -> None:
+    values = {
+        "federation": {"sites": ["b", "a"]},
+        "anonymisation": {"k": 5, "recoding": recoding},
+        "model": {"linear": {"l2": 0.5}},
+    }
+    project = project_of(values)
+    rendered = stages(project)
+    names = [name for name in rendered if name.startswith(("anonymise", "prepare"))]
+    assert names == ["anonymise-a", "prepare-a", "anonymise-b", "prepare-b"]
+    made = rendered["anonymise-a"]
+    assert made["params"] == ["anonymisation"]  # neither the model nor how rows are held out
+    (out,) = made["outs"]
+    assert next(iter(out)).endswith("anonymised/a.json")
+    assert next(iter(out)) in rendered["prepare-a"]["deps"]
+    schema = ".folkmoot/exchange/demo/runs/dvc/round-000/schema.json"
+    assert (schema in made["deps"]) == (recoding == "agreed")
+    assert [s.name for s in project.plan.stage("prepare/") if s.place == "a"][-4:] == [
+        f"prepare/{name}/a" for name in ("recode", "verify", "report", "encode")
+    ]
+
+
 @pytest.mark.parametrize("kind", ["linear", "trees"])
 def test_no_round_watches_the_number_of_rounds(project_of: Any, kind: str) -> None:
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())

@@ -68,6 +68,27 @@ def test_settings_run_again_only_what_they_influence(checkout: Checkout) -> None
     assert checkout.repro("report") == ["evaluate", "report"]
 
 
+def test_anonymising_is_repeated_for_new_rows_and_its_own_settings_alone(
+    checkout: Checkout,
+) -> None:
+    checkout.change(anonymisation={"k": 5})
+    checkout.project.render()
+    ran = checkout.repro("report")
+    assert {"anonymise-north", "anonymise-south", "prepare-north", "prepare-south"} <= set(ran)
+    assert (checkout.project.state / "anonymised" / "north.json").exists()
+    assert checkout.repro("report") == []
+    checkout.change(model={"l2": 2.0}, data={"holdout": {"fraction": 0.3}})
+    checkout.project.render()
+    ran = checkout.repro("report")
+    assert "prepare-north" in ran
+    assert not [name for name in ran if name.startswith("anonymise")]
+    home = checkout.site("south")
+    rows = pd.read_parquet(home.dataset)
+    dataset.add(home, pd.concat([rows, rows.iloc[:20]], ignore_index=True), "Add twenty rows")
+    ran = checkout.repro("report")
+    assert [name for name in ran if name.startswith("anonymise")] == ["anonymise-south"]
+
+
 def test_a_new_dataset_version_runs_its_site_and_going_back_restores(checkout: Checkout) -> None:
     first = checkout.model(2)
     home = checkout.site("south")

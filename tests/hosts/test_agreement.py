@@ -129,11 +129,11 @@ def test_the_agreement_is_a_step_of_its_own() -> None:
     settings = params()
     plan = plan_of(settings, contract_for(settings))
     names = [step.name for step in plan]
-    assert names.index("agree/settle") < names.index("prepare/anonymise/site-a")
+    assert names.index("agree/settle") < names.index("prepare/recode/site-a")
     assert plan.step("agree/settle").after == tuple(
         f"agree/levels/{site}" for site in settings.federation.members
     )
-    assert plan.step("prepare/anonymise/site-b").inputs == (keys.SCHEMA,)
+    assert plan.step("prepare/recode/site-b").inputs == (keys.SCHEMA,)
     assert not any(
         step.body == "site.agree"
         for step in plan_of(params("anonymisation.recoding=public"), contract_for(settings))

@@ -27,6 +27,7 @@ def settings(kind: str) -> Params:
     }
     trees: dict[str, Any] = {
         "model": {"kind": "trees", "trees": {"rounds": 2, "max_depth": 3}},
+        "anonymisation": {"k": 5},
         "tracking": {"enabled": False},
     }
     return parse_params(noisy if kind == "linear" else trees)

@@ -14,7 +14,7 @@ from site_tasks.anonymise.coded import Coded, Column, encode
 from site_tasks.anonymise.columns import column_of, quasi_identifiers
 from site_tasks.anonymise.identifiers import converted_chunks
 from site_tasks.anonymise.job import Job
-from site_tasks.anonymise.population import population_chunks
+from site_tasks.anonymise.population import read_population
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def read_coded(job: Job) -> tuple[Coded, Coded | None]:
     asked = job.settings.k_map is not None or job.settings.delta_presence is not None
     if not asked:
         return table, None
-    return table, Coded(columns, _codes(population_chunks(job), columns))
+    return table, read_population(job, columns)
 
 
 def _codes(chunks: Iterable[pd.DataFrame], columns: Sequence[Column]) -> NDArray[np.int32]:

@@ -63,6 +63,8 @@ def test_a_run_over_cells(made: Any, tmp_path: Path) -> None:
     home = SiteHome.find("site-a", work)
     (folder,) = (home.work / "anonymised").iterdir()
     assert {path.name for path in folder.iterdir()} == {
+        "outcome.npz",
+        "proof.json",
         "report.json",
         "risk.html",
         "risk.json",
@@ -129,3 +131,74 @@ def test_a_site_with_fewer_rows_than_k_refuses(made: Any, tmp_path: Path) -> Non
     with pytest.raises(FolkmootError, match=r"has 200 rows, fewer than k = 250") as caught:
         run(params, workspace=tmp_path / "work")
     assert caught.value.site in SITES
+
+
+@pytest.mark.parametrize("recoding", ["local", "public"])
+def test_the_table_that_was_written_is_proven_again(
+    made: Any, tmp_path: Path, recoding: str
+) -> None:
+    import pandas as pd
+
+    from folkmoot.plan import RunContext
+    from pipelines.hosts.execute import execute, open_context, store_of
+    from pipelines.plans import plan_of
+
+    public = {"levels": {"age": 2, "region": 1, "weight": 2}, "suppression_limit": 0.5}
+    params = made(recoding=recoding, **({} if recoding == "local" else public))
+    work = tmp_path / "work"
+    run(params, workspace=work, run="one")
+    context: RunContext = open_context("one", "clinic", store_of(params, work), work)
+    plan = plan_of(context.params, context.contract)
+    names = [step.name for step in plan.stage("prepare/") if step.place == "site-a"]
+    bodies = ("version", "validate", "recode", "verify", "report", "encode")
+    assert names == [f"prepare/{body}/site-a" for body in bodies]
+    (folder,) = (SiteHome.find("site-a", work).work / "anonymised").iterdir()
+    # One row unlike those that were proven, all by itself: the checker reads what lies there.
+    table = folder / "table.parquet"
+    frame = pd.read_parquet(table)
+    frame.loc[0, "weight"] = None
+    frame.to_parquet(table, index=False)
+    execute(plan.step("prepare/verify/site-a"), context)  # proven before: nothing to do
+    (folder / "proof.json").unlink()
+    with pytest.raises(PrivacyError, match=r"k-anonymity.* does not hold in 1 of") as caught:
+        execute(plan.step("prepare/verify/site-a"), context)
+    assert caught.value.code == "privacy.unproven"
+    assert not (folder / "proof.json").exists()
+
+
+def test_a_population_table_makes_the_journalist_less_sure(made: Any, tmp_path: Path) -> None:
+    import json
+
+    import pandas as pd
+
+    params, work = made(), tmp_path / "work"
+    home = SiteHome.find("site-a", work)
+    everybody = pd.concat([pd.read_parquet(tmp_path / "rows.parquet"), rows(2000, seed=1)])
+    everybody.drop(columns=["patient", "note"]).to_parquet(home.root / "data/people.parquet")
+    settle(home, population="data/people.parquet", summary=["journalist", "prosecutor"])
+    run(params, workspace=work, run="one")
+    (file,) = (home.work / "anonymised").glob("*/risk.json")
+    found = json.loads(file.read_text())
+    for part in ("before", "after"):
+        risk = found[part]["risk"]
+        assert risk["marketer"] == risk["journalist"]["average"] < risk["prosecutor"]["average"]
+    assert found["after"]["risk"]["marketer"] < found["after"]["risk"]["prosecutor"]["average"] / 2
+    assert found["population"][0]["population"] == len(everybody)
+
+
+def test_no_exact_figure_leaves_under_a_budget(made: Any, tmp_path: Path) -> None:
+    params = made(
+        recoding="public", levels={"age": 2, "region": 1, "weight": 2}, suppression_limit=1
+    )
+    values = params.model_dump(mode="json")
+    values |= {
+        "privacy": {"mechanism": "gaussian", "noise_multiplier": 2.0},
+        "aggregation": {"weighting": "uniform"},
+        "model": {"linear": {"strategy": "fedavg", "rounds": 1}},
+    }
+    values["data"]["scaling"] = "bounds"
+    work = tmp_path / "work"
+    settle(SiteHome.find("site-a", work), summary=["rows"])
+    run(parse_params(values), workspace=work, run="one")
+    statistics = (work / "exchange/clinic/runs/one/round-000/statistics-site-a").read_bytes()
+    assert b"risk" not in statistics
