@@ -17,7 +17,7 @@ from folkmoot.metrics import PRIMARY
 from folkmoot.plan import RunContext
 from pipelines.coordinator import mlflow_store, plots
 from pipelines.coordinator import statement as privacy_statement
-from pipelines.coordinator.published import Published, largest_epsilon
+from pipelines.coordinator.published import Published, largest_epsilon, risk_summaries
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -181,10 +181,12 @@ class Mirror:
     def _end(self, found: Published, result: Mapping[str, Any]) -> None:
         """The final metrics once; the files anew, as baselines may have come since."""
         metrics = result["metrics"] or {"overall": {}, "sites": {}}
+        risks = risk_summaries(self.context)
         for site in self.context.params.federation.members:
             privacy = result["privacy"].get(site) or {}
             names = ("epsilon", "private", "delta", "mechanism", "accountant")
             tags = {f"folkmoot.{key}": privacy.get(key) for key in names}
+            tags |= {f"folkmoot.risk.{k}": v for k, v in risks.get(site, {}).items()}
             if site in result["missing"]:
                 tags["folkmoot.left_out"] = result["missing"][site]
             self._finish(self._site(site), result, metrics["sites"].get(site, {}), tags)

@@ -13,10 +13,14 @@ from typing import Any
 
 from folkmoot.errors import ProtocolError
 from folkmoot.plan import RunContext, keys
+from folkmoot.updates import open_released
 from pipelines.coordinator.lock import folder
 from pipelines.coordinator.open_round import load_json
 
-__all__ = ["Published", "largest_epsilon", "published"]
+__all__ = ["Published", "largest_epsilon", "published", "risk_summaries"]
+
+_FIGURES = ("rows", "suppressed", "k", "prosecutor", "journalist", "marketer", "loss")
+_CHANCES = {"highest", "average", "at_risk"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,34 @@ def published(context: RunContext) -> Published:
     while (record := load_json(context, keys.record(len(records) + 1))) is not None:
         records.append(record)
     return Published(tuple(records), load_json(context, keys.RESULT), _baselines(context))
+
+
+def risk_summaries(context: RunContext) -> dict[str, dict[str, Any]]:
+    """Figures of their risk reports that sites let out with their statistics, by site.
+
+    Only what ``site.toml`` lists leaves a site (``anonymisation.summary``), nothing by default.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for site in context.params.federation.members:
+        data = context.store.find(context.key(keys.statistics(site)))
+        expect = {"run": context.run, "site": site, "step": f"prepare/encode/{site}"}
+        try:
+            risk = (
+                None if data is None else open_released(data, context.roster, expect).meta["risk"]
+            )
+        except (ProtocolError, KeyError):
+            continue
+        if isinstance(risk, dict):
+            known = {name: risk[name] for name in _FIGURES if _figure(risk.get(name))}
+            found |= {site: known} if known else {}
+    return found
+
+
+def _figure(value: object) -> bool:
+    """Whether a site's word is a figure, or the three of one attacker."""
+    if isinstance(value, dict):
+        return value.keys() <= _CHANCES and all(isinstance(v, float | int) for v in value.values())
+    return isinstance(value, float | int)
 
 
 def largest_epsilon(record: Mapping[str, Any]) -> float | None:

@@ -47,6 +47,7 @@ def page(report: Report) -> str:
         _population(report),
         _loss(report),
         _utility(report),
+        _difference(report),
     ]
     name = escape(str(report["site"])) or "this table"
     return (
@@ -240,6 +241,24 @@ def _utility(report: Report) -> str:
         "What a model still learns",
         "Area under the ROC curve on rows held out, trained on the quasi-identifiers alone.",
         _table(["model", "before", "after", "change"], body),
+    )
+
+
+def _difference(report: Report) -> str:
+    found = report.get("difference")
+    if not found:
+        return ""
+    body = [
+        ["rows that appear in this release alone", f"{found['appeared']:,}"],
+        ["rows that appear in the release before alone", f"{found['disappeared']:,}"],
+        ["candidates left for the most exposed person", f"{found['smallest']:,}"],
+        ["people with fewer than k candidates", f"{found['below_k']:,}"],
+    ]
+    return _card(
+        "What the difference to earlier releases reveals",
+        "Somebody who holds all releases of this table, and follows rows from one to the next, "
+        "is left with so many candidates.",
+        _table(["all releases together", ""], body),
     )
 
 

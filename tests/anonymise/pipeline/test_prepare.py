@@ -110,8 +110,13 @@ def test_a_finding_stops_the_run_until_the_steward_answers(made: Any, tmp_path: 
 
 
 def test_only_the_figures_that_the_site_allows_leave(made: Any, tmp_path: Path) -> None:
+    from dataclasses import replace
+
     from folkmoot.identity import Roster
     from folkmoot.updates import open_released
+    from pipelines.coordinator import mlflow_store, tracking
+    from pipelines.coordinator.published import risk_summaries
+    from pipelines.hosts.execute import open_context, store_of
 
     params, work = made(), tmp_path / "work"
     settle(SiteHome.find("site-a", work), summary=["k", "rows"])
@@ -124,6 +129,26 @@ def test_only_the_figures_that_the_site_allows_leave(made: Any, tmp_path: Path) 
     }
     assert released["site-a"].meta["risk"] == {"k": 5, "rows": 200}
     assert "risk" not in released["site-b"].meta
+    # The coordinator sees them, as tags of the site's run in MLflow.
+    context = open_context("one", "clinic", store_of(params, work), work)
+    assert risk_summaries(context) == {"site-a": {"k": 5, "rows": 200}}
+    changed = parse_params({**params.model_dump(mode="json"), "tracking": {"enabled": True}})
+    tracked = tracking.sync(replace(context, params=changed))
+    client = mlflow_store.connect(changed, work)
+    whole = client.get_run(tracked.run_id)
+    sites = client.search_runs(
+        [whole.info.experiment_id], f"tags.`mlflow.parentRunId` = '{tracked.run_id}'"
+    )
+    told = {
+        run.data.tags["folkmoot.site"]: {
+            k: v for k, v in run.data.tags.items() if k.startswith("folkmoot.risk.")
+        }
+        for run in sites
+    }
+    assert told == {
+        "site-a": {"folkmoot.risk.k": "5", "folkmoot.risk.rows": "200"},
+        "site-b": {},
+    }
 
 
 def test_a_site_with_fewer_rows_than_k_refuses(made: Any, tmp_path: Path) -> None:
@@ -202,3 +227,32 @@ def test_no_exact_figure_leaves_under_a_budget(made: Any, tmp_path: Path) -> Non
     run(parse_params(values), workspace=work, run="one")
     statistics = (work / "exchange/clinic/runs/one/round-000/statistics-site-a").read_bytes()
     assert b"risk" not in statistics
+
+
+def test_the_report_of_a_version_tells_what_the_releases_reveal_together(
+    made: Any, tmp_path: Path
+) -> None:
+    import json
+
+    import pandas as pd
+
+    from site_tasks import dataset
+
+    params, work = made(suppression_limit=0.5), tmp_path / "work"
+    run(params, workspace=work, run="one")
+    home = SiteHome.find("site-a", work)
+    (first,) = (home.work / "anonymised").iterdir()
+    assert json.loads((first / "risk.json").read_text())["difference"] == {}
+    assert "earlier releases" not in (first / "risk.html").read_text()
+    present = pd.read_parquet(home.dataset)
+    more = present.iloc[:30].assign(patient=[f"Q-{i}" for i in range(30)])
+    dataset.add(home, pd.concat([present, more], ignore_index=True), "Thirty more")
+    run(params, workspace=work, run="two")
+    (second,) = (f for f in (home.work / "anonymised").iterdir() if f != first)
+    found = json.loads((second / "risk.json").read_text())["difference"]
+    assert found["appeared"] > 0
+    assert (found["disappeared"], found["below_k"]) == (0, 0)
+    assert found["smallest"] >= 5
+    page = (second / "risk.html").read_text()
+    assert "What the difference to earlier releases reveals" in page
+    assert f"<td>{found['smallest']}</td>" in page
