@@ -90,6 +90,8 @@ def anonymise_locally(job: Job) -> Report:
     rows = row_count(job.source)
     if rows < settings.k:
         raise too_few(rows, settings.k, job.site)
+    if job.series is None and not asked:
+        return _alone(job, models)
     people = read_population(job, columns) if asked else None
     coded, keys = coded_table(job), _row_keys(job, rows)
     series = Series() if job.series is None else Series.load(job.series)
@@ -109,12 +111,35 @@ def anonymise_locally(job: Job) -> Report:
     verify_recoding(coded, merged, models, people=people, site=job.site)
     if job.series is not None and fresh:
         series.save(job.series)  # before the table: a version is what it is from here on
-    write_table(job.target, _fields(job, columns), _written(job, merged))
-    arrays = {f"{j}.{n}": v for j, c in enumerate(merged.cells) for n, v in _arrays(c).items()}
-    keep_outcome(job, {"classes": merged.classes, **arrays})
     found = difference(series, job.fingerprint, settings.k)
-    write_report(job, merged, coded, found)
+    _finish(job, coded, merged, found)
     return Report(rows, merged.suppressed, rows, waiting, retired, merged.loss(), found)
+
+
+def _alone(job: Job, models: tuple[Model, ...]) -> Report:
+    """A table that no earlier release counts beside: no keys, and less than half the memory."""
+    from site_tasks.anonymise.local import recode
+
+    coded, settings = coded_table(job), job.settings
+    made = recode(
+        coded,
+        k=settings.k,
+        models=models[1:],
+        method=settings.method,
+        suppression_limit=settings.suppression_limit,
+    )
+    within_limit(made.suppressed, coded.rows, settings)
+    verify_recoding(coded, made, models, site=job.site)
+    _finish(job, coded, made, {})
+    return Report(coded.rows, made.suppressed, coded.rows, loss=made.loss())
+
+
+def _finish(job: Job, coded: Coded, made: Recoding, revealed: dict[str, int]) -> None:
+    """Write the table that was proven, what became of its rows, and the risk report."""
+    write_table(job.target, _fields(job, made.columns), _written(job, made))
+    arrays = {f"{j}.{n}": v for j, c in enumerate(made.cells) for n, v in _arrays(c).items()}
+    keep_outcome(job, {"classes": made.classes, **arrays})
+    write_report(job, made, coded, revealed)
 
 
 def _bounded(models: tuple[Model, ...]) -> None:
@@ -201,7 +226,8 @@ def _grow(
         if first:
             raise
         return  # the new rows alone cannot satisfy the models: they wait
-    verify_recoding(part, made, models, site=job.site)
+    if not first:  # a first version is proven as a whole
+        verify_recoding(part, made, models, site=job.site)
     kept = made.classes >= 0
     used, numbered = np.unique(made.classes[kept], return_inverse=True)
     cells: dict[str, NDArray[Any]] = {}
