@@ -36,8 +36,8 @@ def anonymise_file(
 ) -> dict[str, Any]:
     """Write the anonymised file and its risk report; memory as the engine's.
 
-    Global recoding streams a file of any size; local recoding holds four bytes per row and
-    quasi-identifier.
+    Rows are read and written in chunks; codes of the quasi-identifiers (4 bytes each), classes and
+    what the risk report sorts stay in memory, some 200 bytes per row in all.
 
     Parameters
     ----------
