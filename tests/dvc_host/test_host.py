@@ -26,7 +26,8 @@ def params() -> Params:
 
 
 def artefacts(workspace: Path) -> dict[str, bytes]:
-    root = workspace / "exchange"
+    """All of the runs; a pipeline keeps the anchors of its ledgers in its own folder."""
+    root = workspace / "exchange" / "pair" / "runs"
     return {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
 
 
