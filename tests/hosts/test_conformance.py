@@ -26,8 +26,10 @@ def settings(kind: str) -> Params:
         "tracking": {"enabled": False},
     }
     trees: dict[str, Any] = {
+        "data": {"recipe": "synthetic", "rows": 1200},
         "model": {"kind": "trees", "trees": {"rounds": 2, "max_depth": 3}},
-        "anonymisation": {"k": 5},
+        # The sites settle on one schema first, then recode, verify and report.
+        "anonymisation": {"recoding": "agreed", "k": 5, "suppression_limit": 1.0},
         "tracking": {"enabled": False},
     }
     return parse_params(noisy if kind == "linear" else trees)
@@ -79,6 +81,7 @@ def test_three_hosts_agree_digest_for_digest(kind: str, workspace_of: Callable[.
         result.pop("seconds")
         found = (published(workspace), ledgers(workspace), result)
         assert any("update" in key for key in found[0])
+        assert ("round-000/schema.json" in found[0]) == (kind == "trees")
         expected = expected or found
         assert found[0] == expected[0], host.__name__
         assert found[1] == expected[1], host.__name__
