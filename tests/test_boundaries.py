@@ -59,7 +59,7 @@ from folkmoot.params import parse_params
 from pipelines.hosts.embedded import run
 run(parse_params({{"tracking": {{"enabled": False}}, "model": {{"linear": {{"rounds": 1}}}}}}),
     run="r", workspace=Path({str(workspace)!r}))
-for path in Path({str(workspace / "exchange")!r}).rglob("round-001/*"):
+for path in Path({str(workspace / "exchange")!r}).glob("*/runs/*/round-001/*"):
     path.unlink()
 """
     python(opened)

@@ -72,7 +72,7 @@ def test_the_settings_of_the_pages_are_valid() -> None:
     for page in (REPOSITORY / "docs").rglob("*.md"):
         for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             values = yaml.safe_load(block)
-            if set(values) <= sections:
+            if isinstance(values, dict) and set(values) <= sections:  # others show lists of columns
                 parse(Params, values, source=page.name)
                 found += 1
     assert found >= 3
