@@ -16,7 +16,7 @@ from site_tasks.privatise import ClippedSum, privatise
 
 RUNS, SITES, DROPPED, NUMBERS = 10_000, 4, 1, 31
 PLAN = {
-    "data": {"recipe": "breast_cancer", "scaling": "bounds"},
+    "data": {"recipe": "breast_cancer", "scaling": "bounds", "holdout": {"by": "content"}},
     "federation": {"sites": [f"site-{i}" for i in range(SITES)]},
     "aggregation": {"weighting": "uniform"},
     "model": {"linear": {"strategy": "private"}},

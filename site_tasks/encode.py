@@ -18,9 +18,10 @@ from folkmoot.errors import DataError
 from folkmoot.features import encode_frame, encode_label, feature_space
 from folkmoot.generalisation import generalised
 from folkmoot.params import Anonymisation, Params
+from folkmoot.privacy.persons import person_column
 from site_tasks.table import ROW, chunks, schema_of
 
-__all__ = ["encode_table", "held_out", "held_out_by_content"]
+__all__ = ["encode_table", "few_of_each", "held_out", "held_out_by_content"]
 
 #: Rows of the result that change when one row of the input does.
 STABILITY = 1
@@ -52,6 +53,8 @@ def encode_table(
     ------
     DataError
         ``data.identifier`` where a direct identifier that should be gone is in the table.
+    PrivacyError
+        ``privacy.mechanism`` where people cannot be told apart under unit ``person``.
     """
     _no_identifiers(source, contract, params.anonymisation)
     table = generalised(contract, params.anonymisation)
@@ -65,6 +68,9 @@ def encode_table(
         names.append(ROW)
     holdout = params.data.holdout
     test = None if split else held_out(rows, holdout.fraction, holdout.seed)
+    used = None
+    if (person := person_column(params, contract)) is not None:
+        used = _used(source, person, table, plain, params)
     writers: dict[str, _Writer] = {}
     start = 0
     try:
@@ -85,8 +91,9 @@ def encode_table(
                 mask = test[frame[ROW].to_numpy()]
             else:
                 mask = test[start : start + len(frame)]
+            kept = np.ones(len(frame), np.bool_) if used is None else used[start:][: len(frame)]
             start += len(frame)
-            for part, chosen in (("train", ~mask), ("test", mask)):
+            for part, chosen in (("train", ~mask & kept), ("test", mask & kept)):
                 writers[part].append(features[chosen])
                 writers[f"{part}-labels"].append(labels[chosen])
                 if weight:
@@ -139,6 +146,60 @@ def held_out_by_content(
     -------
     ndarray of bool, shape (rows,)
     """
+    return (_mixed(features, labels, seed) >> np.uint64(11)) * 2.0**-53 < fraction
+
+
+def few_of_each(
+    persons: NDArray[np.int64], order: NDArray[np.uint64], most: int
+) -> NDArray[np.bool_]:
+    """Which rows are used so that no person has more than ``most``; O(rows · log rows).
+
+    Contribution bounding: a person's rows are chosen by ``order``, which must come from each row's
+    own content, so that no person's rows decide on another's.
+
+    Parameters
+    ----------
+    persons : ndarray of int64, shape (rows,)
+        Code of each row's person; -1 where none is known: such a row is never used, for nobody
+        could tell how many a person has.
+    order : ndarray of uint64, shape (rows,)
+        The lowest are used.
+    most : int
+        Rows per person.
+
+    Returns
+    -------
+    ndarray of bool, shape (rows,)
+    """
+    by_person = np.lexsort((order, persons))
+    sorted_ = persons[by_person]
+    place = np.arange(len(sorted_)) - np.searchsorted(sorted_, sorted_, side="left")
+    used = np.zeros(len(persons), np.bool_)
+    used[by_person] = (place < most) & (sorted_ >= 0)
+    return used
+
+
+def _used(
+    source: Path, person: str, table: Contract, plain: Anonymisation, params: Params
+) -> NDArray[np.bool_]:
+    """Rows within the bound per person, from a first pass over the table; memory O(rows)."""
+    import pandas as pd
+
+    names = [person, *(column.name for column in (*table.inputs, table.label))]
+    found: list[pd.Series[Any]] = []
+    order: list[NDArray[np.uint64]] = []
+    for frame in chunks(source, names):
+        features = encode_frame(frame, table, plain, params.model.kind, params.data.precision)
+        order.append(_mixed(features, encode_label(frame[table.label.name], table), 0))
+        found.append(frame[person])
+    codes, _ = pd.factorize(pd.concat(found, ignore_index=True))
+    return few_of_each(
+        codes.astype(np.int64), np.concatenate(order), params.privacy.rows_per_person
+    )
+
+
+def _mixed(features: NDArray[Any], labels: NDArray[Any], seed: int) -> NDArray[np.uint64]:
+    """A seeded hash of every row's own content; O(rows · d)."""
     mixed = np.full(len(features), seed, np.uint64)
     for column in (*np.asarray(features, np.float64).T, np.asarray(labels, np.float64)):
         bits = (column + 0.0).view(np.uint64)  # -0.0 is 0.0
@@ -148,7 +209,7 @@ def held_out_by_content(
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)) * 2.0**-53 < fraction
+    return mixed
 
 
 class _Writer:

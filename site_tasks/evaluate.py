@@ -41,6 +41,7 @@ def evaluate(step: Step, context: RunContext) -> list[ArtifactRef]:
     home = SiteHome.find(step.place, context.workspace)
     prepared = load_prepared(context, home)
     model, model_digest = load_model(context, step.inputs[0], prepared)
+    costs = _costs(context, prepared, home)
     ref = release(
         step,
         context,
@@ -49,7 +50,7 @@ def evaluate(step: Step, context: RunContext) -> list[ArtifactRef]:
         inputs=[model_digest, prepared.digest],
         make=lambda: _parts(model, prepared, context, home),
         fingerprint=prepared.fingerprint,
-        costs=_costs(context),
+        costs=costs,
     )
     return [ref]
 
@@ -58,8 +59,11 @@ def _parts(
     model: Artefact, prepared: Prepared, context: RunContext, home: SiteHome
 ) -> dict[str, Any]:
     """Held-out counts as the plan lets them leave: exact, under noise, or not at all."""
-    if context.params.privacy.evaluates == "exact":
+    how = context.params.privacy.evaluates
+    if how == "exact":
         return {"evaluation": counts_of(model, prepared, context, home)}
+    if how == "none":
+        return {}
     from folkmoot.privacy.training import schedule
     from site_tasks.private.evaluation import held_out_counts
     from site_tasks.privatise import ClippedSum
@@ -71,12 +75,17 @@ def _parts(
     return {"evaluation": ClippedSum(values, planned.evaluation, planned.share)}
 
 
-def _costs(context: RunContext) -> dict[str, Event]:
+def _costs(context: RunContext, prepared: Prepared, home: SiteHome) -> dict[str, Event]:
     if context.params.privacy.evaluates != "noised":
         return {}
-    from folkmoot.privacy.training import charges
+    from folkmoot.privacy.training import schedule
+    from site_tasks.private.train import demand_accounted  # imports this module
 
-    return charges(context.params, context.contract, 0)
+    wanted = schedule(context.params, context.contract).evaluation
+    if wanted is None:
+        return {}
+    demand_accounted(prepared, wanted, context, home)
+    return {"evaluation": wanted.event}
 
 
 def counts_of(

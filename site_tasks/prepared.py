@@ -71,12 +71,17 @@ class Stages:
         validated = _name("validate", fingerprint, contract.digest())
         settings = params.anonymisation.model_dump(mode="json")
         anonymised = _name("anonymise", validated, settings, accounted(params))
+        privacy = params.privacy
+        persons: tuple[object, ...] = ()
+        if privacy.unit == "person" and privacy.clipping == "record":  # few rows of each are used
+            persons = (privacy.person, privacy.rows_per_person)
         encoded = _name(
             "encode",
             anonymised,
             params.model.kind,
             params.data.holdout.model_dump(mode="json"),
             params.data.precision,
+            *persons,
         )
         return Stages(validated, anonymised, encoded)
 

@@ -4,8 +4,8 @@ This module is the only door to a ``PrivatisedUpdate``.  What each mechanism pro
 
 ``none``        nothing; every part leaves exactly and its event says so.
 ``clip``        the update's L2 norm is bounded (per-site clipping); still no guarantee.
-``gaussian``    the update is clipped to C and gets noise N(0, (z S)²) per number with S = 2 C: any
-                change of one record moves the clipped update by at most 2 C (replace-one).
+``gaussian``    the update is clipped to C and gets Gaussian noise of deviation z S per number with
+                S = 2 C: any change of its rows moves the clipped update by at most 2 C.
 ``diffprivlib`` the estimator itself was private: :class:`TrainedPrivately` alone is accepted.
 
 That is clipping ``site``, where sums and counts (scaling statistics, evaluation on held-out rows)
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +39,7 @@ from folkmoot.updates import (
     TreeUpdate,
 )
 
-__all__ = ["ClippedSum", "Raw", "TrainedPrivately", "gaussian_noise", "privatise", "seed_of"]
+__all__ = ["ClippedSum", "Raw", "TrainedPrivately", "privatise", "seed_of"]
 
 Array = NDArray[np.float64]
 #: Noise and clipped values lie on a grid of this share of the noise's standard deviation.
@@ -137,6 +136,11 @@ def privatise(
 
 def _part(part: Raw, privacy: Privacy, seed: bytes | None) -> tuple[Part, Event]:
     if isinstance(part, Statistics):
+        if privacy.private and privacy.evaluates != "exact":
+            raise _unsupported(
+                "Exact counts do not leave under a mechanism that claims differential privacy.",
+                "Set privacy.evaluation to none, or privacy.clipping to record.",
+            )
         return _finite(part), Exact()
     if isinstance(part, ClippedSum):
         raise _unsupported(
@@ -207,12 +211,16 @@ def _clipped(part: LinearUpdate, norm: float) -> LinearUpdate:
 
 
 def _noised(part: LinearUpdate, privacy: Privacy, seed: bytes | None) -> LinearUpdate:
-    """Gaussian mechanism on the clipped update, on a grid.
+    """Discrete Gaussian noise on the clipped update, on a grid (Canonne, Kamath & Steinke 2020).
 
-    Clipped values and noise are rounded to multiples of one power of two, so that their sum is
-    exact and the low bits of a float tell nothing about the value below the noise (Mironov 2012).
-    Clipping leaves room for the rounding: the norm *after* rounding is at most C, for any input;
-    an update that is not finite counts as zero, so that the mechanism is total.
+    Clipped values are rounded to multiples of one power of two and get whole steps of noise, so
+    that the sum is exact and its low bits tell nothing of the value below the noise (Mironov 2012).
+    The event says ``gaussian``: a discrete Gaussian of variance v is at least as private as the
+    continuous one of v - 5 squared steps, and a deviation of 2^29 steps or more, a billionth above
+    the claimed one, leaves far more than that.
+
+    Clipping leaves room for the rounding: the norm *after* rounding is at most C, for any input; an
+    update that is not finite counts as zero, so that the mechanism is total.
     """
     norm = privacy.clip_norm
     deviation = privacy.noise_multiplier * 2 * norm
@@ -227,34 +235,9 @@ def _noised(part: LinearUpdate, privacy: Privacy, seed: bytes | None) -> LinearU
     if not np.isfinite(flat).all():
         flat = np.zeros_like(flat)
     flat = np.rint(_scaled(flat, room) / grid)
-    noise = gaussian_noise(flat.size, seed) * (deviation / grid)
-    return _like(part, (flat + np.rint(noise)) * grid)
-
-
-def gaussian_noise(n: int, seed: bytes | None = None) -> Array:
-    """Standard normal numbers by Box & Muller (1958) from the operating system's entropy.
-
-    Every bit comes from ``os.urandom``: there is no generator whose state could be kept, forked or
-    guessed.  With ``seed`` the bits come from SHAKE-256 of it: for tests and studies only.
-
-    Parameters
-    ----------
-    n : int
-        How many; O(n).
-    seed : bytes, optional
-        Makes the numbers reproducible and the release NOT PRIVATE.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-    """
-    half = (n + 1) // 2
-    size = 16 * half
-    data = os.urandom(size) if seed is None else hashlib.shake_256(seed).digest(size)
-    bits = np.frombuffer(data, "<u8") >> np.uint64(11)
-    radius = np.sqrt(-2.0 * np.log((bits[:half] + 1.0) * 2.0**-53))
-    angle = bits[half:] * (2.0 * math.pi * 2.0**-53)
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
+    # A billionth more than claimed: five squared steps, and draws within 2^-128 of the law.
+    noise = discrete_gaussian(deviation / grid * (1 + 1e-9), flat.size, Entropy(seed))
+    return _like(part, (flat + noise) * grid)
 
 
 def seed_of(privacy: Privacy, release_id: str) -> bytes | None:

@@ -27,8 +27,12 @@ class Privacy(Section):
     """Epsilon of the training with `diffprivlib`; with `gaussian` the budget of a run: rounds end before it would be passed."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """Delta at which epsilon is reported."""
-    unit: Literal["record"] = "record"
-    """Privacy unit."""
+    unit: Literal["record", "person"] = "record"
+    """Privacy unit: one row, or all rows of one person. Clipping `record` then takes few rows of a person, by the pseudonym at the site; clipping `site` bounds any number of them."""
+    person: str | None = None
+    """Unit `person`: the contract's direct identifier that tells people apart; the only one there is when null."""
+    rows_per_person: Annotated[int, Field(ge=1)] = 1
+    """Unit `person` with clipping `record`: most rows of a person that are used, chosen by the person's own rows alone; the noise grows with it."""
     clipping: Literal["site", "record"] = "site"
     """`site` bounds a site's whole update; `record` every record's share of a sum, with strategy `private`."""
     relation: Literal["add-or-remove", "replace-one"] = "add-or-remove"
@@ -39,6 +43,8 @@ class Privacy(Section):
     """`distributed` without secure sums, in a simulation: the coordinator sees single shares, so NOTHING IS PRIVATE TOWARDS IT."""
     dropouts: Annotated[int, Field(ge=0)] = 0
     """`distributed`: sites that may drop out or subtract their own noise before the sum has less noise than planned."""
+    colluders: Annotated[int, Field(ge=0)] = 0
+    """`distributed`: sites that may, beside those dropouts, tell a reader of the sum their noise; count one where a member site must learn nothing either."""
     rows: Annotated[int, Field(ge=1)] | None = None
     """Training rows of all sites together that the federation expects: a public figure, which clipping `record` plans with."""
     method: Literal["auto", "newton", "gradient", "moments"] = "auto"
@@ -46,7 +52,7 @@ class Privacy(Section):
     adaptive_clip: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Clipping `record`: let the clip norm of gradients follow this quantile of their norms, by a noised count in the same release; null keeps the planner's."""
     evaluation: Literal["exact", "noised", "none"] | None = None
-    """Held-out counts: `exact` is not covered by epsilon and refused with clipping `record`; when null `none` there and `exact` elsewhere."""
+    """Held-out counts: `exact`, which no epsilon covers and `gaussian` and `diffprivlib` refuse (but for `seeded` studies with clipping `site`); `noised` with clipping `record`; `none`. When null `exact` for `none` and `clip`, else `none`."""
     seeded: bool = False
     """Noise from a seed, for tests and studies: marks every model, receipt and report as NOT PRIVATE."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -54,6 +60,7 @@ class Privacy(Section):
 
     @model_validator(mode="after")
     def _mechanism(self) -> Self:
+        self._unit()
         if self.clipping == "record":
             self._record()
             return self
@@ -61,6 +68,11 @@ class Privacy(Section):
             raise ValueError("noise, method and evaluation noised belong to clipping record")
         if self.adaptive_clip is not None:
             raise ValueError("adaptive_clip belongs to clipping record")
+        if self.private and self.evaluation == "exact" and not self.seeded:
+            raise ValueError(
+                f"evaluation exact is not covered by epsilon: choose none with mechanism "
+                f"{self.mechanism}, or clipping record, which has noised counts"
+            )
         if self.mechanism == "gaussian" and self.noise_multiplier <= 0:
             raise ValueError("mechanism gaussian needs a noise_multiplier above 0")
         if self.mechanism == "diffprivlib" and self.epsilon is None:
@@ -73,6 +85,15 @@ class Privacy(Section):
                     f"{self.epsilon:g}: raise noise_multiplier or epsilon"
                 )
         return self
+
+    def _unit(self) -> None:
+        if self.unit == "person" and self.mechanism != "gaussian":
+            raise ValueError(
+                f"unit person needs mechanism gaussian: {self.mechanism} bounds no person's rows"
+            )
+        bounded = self.unit == "person" and self.clipping == "record"
+        if not bounded and (self.person is not None or self.rows_per_person != 1):
+            raise ValueError("person and rows_per_person belong to unit person, clipping record")
 
     def _record(self) -> None:
         if self.mechanism != "gaussian":
@@ -105,4 +126,9 @@ class Privacy(Section):
     @property
     def evaluates(self) -> Literal["exact", "noised", "none"]:
         """How held-out counts leave."""
-        return self.evaluation or ("none" if self.clipping == "record" else "exact")
+        return self.evaluation or ("none" if self.private else "exact")
+
+    @property
+    def private(self) -> bool:
+        """Whether the mechanism claims differential privacy."""
+        return self.mechanism in {"gaussian", "diffprivlib"}

@@ -107,6 +107,11 @@ class Params(Section):
                 "aggregation.defence.gate judges every round: set aggregation.evaluate_every to 1, "
                 "or the gate to null"
             )
+        if defence.gate is not None and self.privacy.evaluates != "exact":
+            raise ValueError(
+                "aggregation.defence.gate judges exact counts on held-out rows, which "
+                "privacy.evaluation keeps at the sites: set the gate to null"
+            )
         if defence.mode == "private" and self.privacy.mechanism not in {"clip", "gaussian"}:
             raise ValueError(
                 "aggregation.defence.mode private needs sites that bound their updates: "
@@ -166,6 +171,8 @@ class Params(Section):
             raise ValueError("model.linear.basis additive belongs to strategy private")
         if not record:
             return
+        if privacy.unit == "person":
+            self._person()
         if self.aggregation.evaluate_every and privacy.evaluates == "noised":
             raise ValueError(
                 "privacy.evaluation noised is one release at the end: set "
@@ -186,8 +193,23 @@ class Params(Section):
                 )
             if protection == "masks" and privacy.simulate_sums:
                 raise ValueError("privacy.simulate_sums has no meaning beside secure sums")
-            if privacy.dropouts >= self.federation.required:
-                raise ValueError("privacy.dropouts must be fewer than the sites of a quorum")
+            if privacy.dropouts + privacy.colluders >= self.federation.required:
+                raise ValueError(
+                    "privacy.dropouts and colluders must together be fewer than the sites of a quorum"
+                )
+
+    def _person(self) -> None:
+        """What bounding a person's rows asks of preparation."""
+        if self.anonymisation.identifiers != "pseudonymise":
+            raise ValueError(
+                "privacy.unit person tells people apart by their pseudonym: set "
+                "anonymisation.identifiers to pseudonymise"
+            )
+        if self.anonymisation.k > 1:
+            raise ValueError(
+                "anonymisation.k lets one person's rows move other people's, which privacy.unit "
+                "person does not bound: set k to 1"
+            )
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON of all values."""

@@ -40,7 +40,8 @@ def charge(privacy: Privacy, part: str = "update") -> dict[str, Event]:
         The part's event; empty for ``none`` and ``clip``.
     """
     if privacy.mechanism == "gaussian":
-        return {part: Gaussian(privacy.noise_multiplier, 2 * privacy.clip_norm)}
+        sensitivity = 2 * privacy.clip_norm  # whatever the site's rows become: of a person as well
+        return {part: Gaussian(privacy.noise_multiplier, sensitivity, privacy.unit)}
     if privacy.mechanism == "diffprivlib" and privacy.epsilon is not None:
         return {part: PureDP(privacy.epsilon)}
     return {}

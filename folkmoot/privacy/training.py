@@ -31,7 +31,9 @@ from folkmoot.generalisation import is_categorical
 from folkmoot.params import Params
 from folkmoot.privacy.accountant import gaussian_epsilon
 from folkmoot.privacy.calibrate import gaussian_multiplier
-from folkmoot.privacy.events import DiscreteGaussian, Event
+from folkmoot.privacy.events import DiscreteGaussian, Event, Unit
+from folkmoot.privacy.persons import check_split, person_column
+from folkmoot.privacy.shares import Shares
 from folkmoot.wire import Artefact
 
 __all__ = ["Release", "Schedule", "charges", "clip_of", "row_norm", "schedule"]
@@ -85,6 +87,8 @@ class Release:
     counted : float
         Of a gradient under ``privacy.adaptive_clip``: the norm is 1, a gradient is divided by the
         clip of its round, and this share of the norm counts the gradients that were not clipped.
+    unit : str
+        As ``privacy.unit``.
     """
 
     kind: Kind
@@ -95,6 +99,7 @@ class Release:
     relation: Literal["add-or-remove", "replace-one"]
     clip: float = 0.0
     counted: float = 0.0
+    unit: Unit = "record"
 
     @property
     def deviation(self) -> float:
@@ -107,7 +112,8 @@ class Release:
         return DiscreteGaussian(
             self.noise_multiplier,
             self.sensitivity,
-            relation=self.relation,
+            self.unit,
+            self.relation,
             steps=self.deviation,
         )
 
@@ -185,8 +191,13 @@ def schedule(params: Params, contract: Contract) -> Schedule:
     ------
     PrivacyError
         ``privacy.small-data`` where the noise would drown the answer; ``privacy.mechanism`` where
-        method, task and budget do not fit each other.
+        method, task and budget do not fit each other, and for a contract that does not tell people
+        apart under unit ``person``.
+    ConfigError
+        ``config.invalid`` for a split that lets one row move others.
     """
+    check_split(params, contract)
+    person_column(params, contract)
     settings = (params.privacy, params.anonymisation, params.model.linear, params.federation)
     key = (contract.content_digest, *(section.model_dump_json() for section in settings))
     if key not in _made:
@@ -252,10 +263,27 @@ def _schedule(params: Params, contract: Contract) -> Schedule:
         releases,
         evaluation,
         gaussian_epsilon(sigma, privacy.delta),
-        noise.share,
+        _share(params, [*releases, *([] if evaluation is None else [evaluation])]),
         noise.total,
         noise.width(method),
     )
+
+
+def _shares(params: Params, sigma: float) -> Shares:
+    """The sum's noise in shares of all members (:mod:`folkmoot.privacy.shares`).
+
+    Fewer than a quorum without ``dropouts`` never open a sum, so the others may all be missing.
+    """
+    sites, privacy = len(params.federation.members), params.privacy
+    missing = sites - params.federation.required + privacy.dropouts
+    return Shares(sigma, sites, missing, privacy.colluders)
+
+
+def _share(params: Params, releases: list[Release]) -> float:
+    """What each site adds, over the planned noise; refuses shares whose sum has another law."""
+    if params.privacy.noise != "distributed":
+        return 1.0 if params.privacy.noise == "site" else 0.0
+    return max(_shares(params, one.deviation).share / one.deviation for one in releases)
 
 
 class _Noise:
@@ -272,16 +300,14 @@ class _Noise:
         self.classes = len(contract.classes) if contract.task == "multiclass" else 1
         self.rows = float(privacy.rows or 1)
         sites = len(params.federation.members)
-        if privacy.noise == "site":
-            self.share, self.total = 1.0, math.sqrt(sites)
-        elif privacy.noise == "distributed":
-            surviving = params.federation.required - privacy.dropouts
-            self.share = 1 / math.sqrt(surviving)
-            self.total = math.sqrt(sites / surviving)
-        else:
-            self.share, self.total = 0.0, 1.0
+        self.total = 1.0
+        if privacy.noise != "coordinator":
+            planned = 1 if privacy.noise == "site" else _shares(params, 2.0**20).honest
+            self.total = math.sqrt(sites / planned)
         # Suppression of small classes lets one record move several prepared rows.
         self.moved = max(1, params.anonymisation.k)
+        if privacy.unit == "person":
+            self.moved *= privacy.rows_per_person
         if privacy.relation == "replace-one":
             self.moved *= 2
 
@@ -314,7 +340,8 @@ class _Noise:
             norm, counted = 1.0, COUNTED
         relation = self.privacy.relation
         moved = norm * self.moved
-        return Release(kind, multiplier, norm, moved, exponent, relation, start, counted)
+        unit = self.privacy.unit
+        return Release(kind, multiplier, norm, moved, exponent, relation, start, counted, unit)
 
     def releases(self, method: Method, sigma: float) -> tuple[Release, ...]:
         most = self.linear.rounds

@@ -129,6 +129,8 @@ def _evaluation(update: ReleasedUpdate, context: RunContext) -> None:
         noised = update.parts.get("evaluation")
         _demand(noised is None or noised_fits(noised, context.contract), update, "has odd counts")
     elif "evaluation" in update.parts:
+        exact = context.params.privacy.evaluates == "exact"
+        _demand(exact, update, "has counts that the plan keeps at the sites")
         arrays = _counts(update, "evaluation")
         fit = metrics.fits(context.contract.task, arrays, len(context.contract.classes))
         _demand(fit, update, "has counts of another shape than the contract gives")

@@ -52,23 +52,9 @@ def _fit(params: Params, contract: Contract) -> None:
     check_levels(contract, params.anonymisation)
     if params.privacy.clipping == "record":
         schedule(params, contract)  # refuses what noise would drown, before anything is spent
-        _stable_split(params, contract)
     if params.privacy.mechanism == "diffprivlib" and contract.task == "multiclass":
         raise ConfigError(
             "config.invalid",
             "privacy.mechanism diffprivlib trains binary and regression models only.",
             "Use mechanism gaussian with a gradient strategy for several classes.",
-        )
-
-
-def _stable_split(params: Params, contract: Contract) -> None:
-    """Adding or removing a record must not move other records between training and held-out rows."""
-    moving = params.data.holdout.by == "position" and not contract.with_role("split")
-    if moving and params.privacy.relation == "add-or-remove":
-        raise ConfigError(
-            "config.invalid",
-            "privacy.relation add-or-remove needs a split that no other row depends on: without "
-            "one row, a split by position deals all later rows anew.",
-            "Set data.holdout.by to content, give the contract a split column, or plan "
-            "privacy.relation replace-one.",
         )

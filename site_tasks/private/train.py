@@ -21,7 +21,7 @@ from site_tasks.private.records import gradient_sum, gram_sum, records_of
 from site_tasks.privatise import ClippedSum
 from site_tasks.release import release
 
-__all__ = ["train"]
+__all__ = ["demand_accounted", "train"]
 
 Integers = NDArray[np.int64]
 
@@ -49,8 +49,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     model, model_digest = load_model(context, keys.model(step.round - 1), prepared)
     planned = schedule(context.params, context.contract)
     wanted = planned.of(step.round)
-    _trusted(context, home)
-    _accounted(prepared, wanted, home)
+    demand_accounted(prepared, wanted, context, home)
 
     def make() -> dict[str, ClippedSum]:
         values = _sum(planned, wanted, prepared, model, context, home.name)
@@ -91,6 +90,20 @@ def _sum(
         return gram_sum(records)
     clip = clip_of(model, wanted) if wanted.counted else wanted.clip
     return gradient_sum(contract.task, parameters(model), records, clip, wanted.counted)
+
+
+def demand_accounted(
+    prepared: Prepared, wanted: Release, context: RunContext, home: SiteHome
+) -> None:
+    """Refuse a release whose noise or sensitivity would not be what the plan charges for.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.not-permitted`` or ``privacy.mechanism``.
+    """
+    _trusted(context, home)
+    _accounted(prepared, wanted, home)
 
 
 def _trusted(context: RunContext, home: SiteHome) -> None:

@@ -13,7 +13,7 @@ from pipelines.hosts.walk import contract_for
 from site_tasks.privatise import ClippedSum, privatise
 
 PLAN = {
-    "data": {"recipe": "breast_cancer", "scaling": "bounds"},
+    "data": {"recipe": "breast_cancer", "scaling": "bounds", "holdout": {"by": "content"}},
     "federation": {"sites": ["a", "b", "c", "d"]},
     "aggregation": {"weighting": "uniform"},
     "model": {"linear": {"strategy": "private"}},

@@ -66,6 +66,9 @@ def test_every_fault_is_listed_at_once() -> None:
     [
         (["model.kind=trees", "privacy.mechanism=gaussian", "privacy.noise_multiplier=1.0",
           "data.scaling=bounds", "aggregation.weighting=uniform"], "bounded sensitivity"),
+        (["privacy.mechanism=gaussian", "privacy.noise_multiplier=1.0", "data.scaling=bounds",
+          "aggregation.weighting=uniform", "model.linear.strategy=fedavg",
+          "privacy.evaluation=exact"], "not covered by epsilon"),
         (["privacy.mechanism=gaussian", "privacy.noise_multiplier=1.0"], "data.scaling"),
         (["privacy.mechanism=gaussian", "privacy.noise_multiplier=1.0", "data.scaling=bounds"],
          "aggregation.weighting"),

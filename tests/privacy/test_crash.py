@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ TRACED = {
     )
 }
 DIED = 77
+#: A line in a loop is met at its first visit: what is safe on disk is the same at later ones.
+VISITS = 1
 
 
 def fresh(site: Site, root: Path) -> Site:
@@ -54,15 +57,17 @@ def killed(site: Site, overrides: tuple[str, ...], line: int) -> bool:
     """Release in a child that dies before its ``line``-th line; False where it finished first."""
     child = os.fork()
     if child == 0:
-        seen = 0
+        seen, visits = 0, Counter[tuple[str, int]]()
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
             nonlocal seen
             if frame.f_code.co_filename not in TRACED:
                 return None
             if event == "line":
-                seen += 1
-                if seen == line:
+                place = frame.f_code.co_filename, frame.f_lineno
+                visits[place] += 1
+                seen += visits[place] <= VISITS
+                if seen == line and visits[place] <= VISITS:
                     os._exit(DIED)
             return trace
 
