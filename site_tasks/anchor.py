@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from folkmoot.errors import PrivacyError, ProtocolError
 from folkmoot.privacy.ledger import anchor
+from site_tasks.permissions import EXACT
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext, Step
@@ -45,8 +46,13 @@ def hold(site: str, ledger: Ledger, anchors: anchor.Anchors) -> None:
 
 
 def show(step: Step, context: RunContext, home: SiteHome, ledger: Ledger) -> None:
-    """Publish the ledger's last entry: number, chain value and signature, nothing of its content."""
+    """Publish the ledger's last entry: number, chain value and signature, nothing of its content.
+
+    Every round of a plan that spends budget; else the first round alone, which enters the version.
+    """
     if context.roster.coordinator is None or not step.name.startswith("round-"):
+        return
+    if step.round > 1 and context.params.privacy.mechanism in EXACT:
         return
     key = anchor.head_key(context.federation, context.run, step.name)
     with suppress(ProtocolError):  # shown before this step was repeated: that one stands
@@ -61,7 +67,7 @@ def _anchors(context: RunContext, round: int) -> anchor.Anchors:
     name = ("anchors", round)
     if name not in context.cache:
         data, number = None, round
-        for number in dict.fromkeys((round, 0)):
+        for number in dict.fromkeys((round, min(round, 1), 0)):
             key = anchor.anchors_key(context.federation, context.run, number)
             data = context.store.find(key)
             if data is not None:

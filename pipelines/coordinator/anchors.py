@@ -35,10 +35,16 @@ def after_round(step: Step, context: RunContext) -> None:
     """
     if context.roster.coordinator is None:
         return
+    found = {
+        name.rsplit("/", 1)[1]: context.store.find(
+            anchor.head_key(context.federation, context.run, name)
+        )
+        for name in step.after
+    }
+    if not any(found.values()):
+        return
     anchors = known(context.workspace, context.federation)
-    for name in step.after:
-        site = name.rsplit("/", 1)[1]
-        data = context.store.find(anchor.head_key(context.federation, context.run, name))
+    for site, data in found.items():
         if data is None:
             continue
         with suppress(ProtocolError):
