@@ -103,7 +103,7 @@ def encode(step: Step, context: RunContext) -> list[ArtifactRef]:
     home = SiteHome.find(step.place, context.workspace)
     record = _record(context, home)
     prepared = _encoded(context, home, record)
-    enough_rows(prepared, home)
+    enough_rows(prepared, home, context.params)
 
     def make() -> Mapping[str, Part]:
         if context.params.privacy.mechanism not in {"none", "clip"}:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
-from folkmoot.errors import DataError
+from folkmoot.errors import DataError, PrivacyError
 from folkmoot.features import FeatureSpace, feature_space
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
@@ -183,17 +183,35 @@ def load_prepared(context: RunContext, home: SiteHome) -> Prepared:
             context.cache[name] = Stages.of(*name[1:], context.contract, context.params)
         found = find_prepared(context, home, context.cache[name].encoded)
         if found is not None:
-            enough_rows(found, home)
+            enough_rows(found, home, context.params)
             return found
     from site_tasks.prepare import prepare_again  # imports this module
 
     made = prepare_again(context, home, record)
-    enough_rows(made, home)
+    enough_rows(made, home, context.params)
     return made
 
 
-def enough_rows(prepared: Prepared, home: SiteHome) -> None:
-    """Refuse to release anything about fewer training rows than the site's ``minimum_rows``."""
+def enough_rows(prepared: Prepared, home: SiteHome, params: Params) -> None:
+    """Refuse to release anything about too few training rows.
+
+    Raises
+    ------
+    DataError
+        ``data.too-few-rows`` below the site's ``minimum_rows``.
+    PrivacyError
+        ``privacy.mechanism`` where delta is more than one over the site's rows: a mechanism that gave
+        one of them away whole would keep it.  The number itself is not told.
+    """
+    delta = min(params.privacy.delta, home.settings.permissions.delta)
+    if params.privacy.mechanism == "gaussian" and delta * prepared.rows["train"] > 1:
+        raise PrivacyError(
+            "privacy.mechanism",
+            f"Delta {delta:g} is more than one over the number of training rows: it would permit "
+            "giving some of them away whole.",
+            "Lower privacy.delta, or permissions.delta in site.toml.",
+            site=home.name,
+        )
     least = home.settings.permissions.minimum_rows
     if prepared.rows["train"] < least:
         raise DataError(

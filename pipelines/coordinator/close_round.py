@@ -29,7 +29,7 @@ from pipelines.coordinator.gate import judge
 from pipelines.coordinator.open_round import load_json
 from pipelines.coordinator.private_metrics import noised_metrics
 
-__all__ = ["aggregate", "combined_metrics"]
+__all__ = ["aggregate", "combined_metrics", "privacy_so_far"]
 
 
 def aggregate(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -126,7 +126,7 @@ def _record(
     model: ArtifactRef,
 ) -> dict[str, Any]:
     previous = load_json(context, keys.record(round - 1)) if round > 1 else None
-    privacy = _privacy(context, previous, collected.updates)
+    privacy = privacy_so_far(context, previous, collected.updates)
     evaluated = combined_metrics(context, collected.contributions)
     return {
         "round": round,
@@ -160,10 +160,10 @@ def _defence(
     return {"defence": found}
 
 
-def _privacy(
+def privacy_so_far(
     context: RunContext, previous: Mapping[str, Any] | None, updates: Sequence[ReleasedUpdate]
 ) -> dict[str, Any]:
-    """Per site, the events of all rounds so far, each with its count, and their epsilon.
+    """Per site, the events of all releases so far, each with its count, and their epsilon.
 
     Counts keep a record as small in the last round as in the first; O(sites x distinct events).
     """

@@ -9,7 +9,7 @@ from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, decode, digest
 from pipelines.coordinator import lock
 from pipelines.coordinator.aggregate.secure_sum import gather
-from pipelines.coordinator.close_round import combined_metrics
+from pipelines.coordinator.close_round import combined_metrics, privacy_so_far
 from pipelines.coordinator.collect import collect
 from pipelines.coordinator.fits import check_evaluation
 from pipelines.coordinator.gate import judge
@@ -38,7 +38,9 @@ def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
         chosen, model = verdict.accepted, verdict.restored
         data = context.store.get(context.key(keys.model(chosen)))
         measured = (load_json(context, keys.record(chosen + 1)) or {}).get("metrics", {})
-    privacy = record.get("privacy", {})
+    # Noised counts are a release like any other: the run's epsilon speaks of them too.
+    paid = [u for u in collected.updates if u.receipt["events"].keys() - u.receipt["unaccounted"]]
+    privacy = privacy_so_far(context, {"privacy": record.get("privacy", {})}, paid)
     result: dict[str, Any] = {
         "run": context.run,
         "federation": context.federation,

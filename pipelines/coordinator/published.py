@@ -53,7 +53,8 @@ class Published:
     @property
     def epsilon(self) -> float | None:
         """Largest epsilon that a site has spent on this run; None without differential privacy."""
-        return largest_epsilon(self.records[-1]) if self.records else None
+        last = self.result or (self.records[-1] if self.records else None)
+        return None if last is None else largest_epsilon(last)
 
     def outcome(self, run: str) -> dict[str, Any]:
         """The result.

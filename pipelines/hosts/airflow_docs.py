@@ -73,6 +73,9 @@ _BODIES = {
     "site.train_linear": "Computes this round's update, applies privacy, signs and releases it.",
     "site.train_trees": "Grows this round's trees, signs and releases them.",
     "site.train_local_dp": "Trains diffprivlib's own estimator and releases the model.",
+    "site.train_private": (
+        "Sums what the round asks of every record, clipped, and releases the sum under noise."
+    ),
     "site.evaluate": "Counts the final model's hits and errors on held-out rows, and releases counts.",
     "site.announce": (
         "Draws one key per secure sum of the run and publishes the public halves, signed. The first "
@@ -110,6 +113,7 @@ _TITLES = {
     "site.train_linear": "Train",
     "site.train_trees": "Train",
     "site.train_local_dp": "Train",
+    "site.train_private": "Train",
     "site.verify": "Verify the table of",
     "site.report": "Risk report of",
     "site.agree": "Levels",

@@ -245,3 +245,10 @@ def test_a_new_airflow_does_not_make_up_for_the_past(cases: dict[str, dict[str, 
     now = datetime.now(UTC)
     for dag in cases["own"]["dags"].values():
         assert datetime.fromisoformat(dag["next"]) > now - timedelta(minutes=5)
+
+
+def test_every_body_of_a_step_has_its_words() -> None:
+    """A body without them breaks the DAG file of whoever plans it."""
+    from pipelines.hosts import airflow_docs, execute
+
+    assert set(airflow_docs._BODIES) >= set(execute.BODIES)

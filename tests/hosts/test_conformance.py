@@ -19,10 +19,17 @@ def settings(kind: str) -> Params:
     """Seeded noise, so that even what is drawn can be compared; the sites permit it here."""
     noisy: dict[str, Any] = {
         "federation": {"quorum": 3},
-        "data": {"scaling": "bounds"},
-        "model": {"linear": {"strategy": "fedavg", "rounds": 2}},
-        "privacy": {"mechanism": "gaussian", "noise_multiplier": 1.0, "seeded": True},
-        "aggregation": {"weighting": "uniform"},
+        "data": {"scaling": "bounds", "holdout": {"by": "content"}},
+        "model": {"linear": {"strategy": "private", "rounds": 3}},
+        "privacy": {
+            "mechanism": "gaussian",
+            "clipping": "record",
+            "epsilon": 8.0,
+            "rows": 426,
+            "evaluation": "noised",
+            "seeded": True,
+        },
+        "aggregation": {"weighting": "uniform", "evaluate_every": 0},
         "tracking": {"enabled": False},
     }
     trees: dict[str, Any] = {

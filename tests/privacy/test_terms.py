@@ -207,3 +207,27 @@ def test_a_run_of_another_coordinator_may_be_refused(site: Site) -> None:
     site.permit(coordinator="0" * 64)
     with pytest.raises(PrivacyError, match=r"permissions\.coordinator"):
         site.release(site.context())
+
+
+@pytest.mark.parametrize(
+    ("rows", "mechanism", "holds"),
+    [(99, "gaussian", True), (101, "gaussian", False), (101, "none", True)],
+)
+def test_delta_above_one_over_the_rows_is_refused(
+    site: Site, tmp_path: Path, rows: int, mechanism: str, holds: bool
+) -> None:
+    """A mechanism that gives one row in a hundred away whole would keep delta 0.01."""
+    from folkmoot.features import feature_space
+    from site_tasks.prepared import Prepared, enough_rows
+
+    site.permit(delta=0.01)
+    overrides = (*GAUSSIAN, "privacy.delta=0.01") if mechanism == "gaussian" else ()
+    context = site.context(*overrides)
+    space = feature_space(context.contract, context.params.anonymisation, "linear")
+    prepared = Prepared(space, {"train": rows, "test": 9}, "f", "d", 1, tmp_path)
+    if holds:
+        enough_rows(prepared, site.home, context.params)
+        return
+    with pytest.raises(PrivacyError, match="giving some of them away") as caught:
+        enough_rows(prepared, site.home, context.params)
+    assert "101" not in str(caught.value)

@@ -73,7 +73,7 @@ def test_a_run_spends_its_budget_and_predicts_from_contract_columns(
     assert result["rounds"] == 5
     assert result["stop"] is None
     for site in result["privacy"].values():
-        assert site["epsilon"] < 8.0
+        assert 7.99 < site["epsilon"] <= 8.0  # with the noised evaluation
         assert site["private"]
         assert {e["relation"] for e in site["events"]} == {"add-or-remove"}
     files = published(workspace)
@@ -132,20 +132,6 @@ def test_seeded_runs_agree_and_others_do_not(workspace_of: Callable[..., Path]) 
         train(fresh, one, run)
         models.append(digest(published(one, run)["round-005/model"]))
     assert models[0] != models[1]
-
-
-@pytest.mark.slow
-def test_hosts_agree_digest_for_digest(workspace_of: Callable[..., Path]) -> None:
-    from pipelines.hosts.dvc import run as dvc
-    from pipelines.hosts.embedded import run as embedded
-
-    params = settings("privacy.seeded=true", "model.linear.rounds=4")
-    found = []
-    for host in (embedded, dvc):
-        workspace = workspace_of(params, host.__module__.rsplit(".", 1)[1])
-        host(params, run="r", workspace=workspace)
-        found.append({n: digest(d) for n, d in published(workspace).items()})
-    assert found[0] == found[1]
 
 
 def test_few_rows_are_trained_by_gradients_and_end_with_the_schedule(
