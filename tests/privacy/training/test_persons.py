@@ -150,3 +150,40 @@ def test_clipping_a_whole_site_bounds_its_people() -> None:
     assert charge(privacy)["update"].to_dict()["unit"] == "person"
     with pytest.raises(ConfigError, match="unit person"):
         parse_params(values, ["privacy.mechanism=clip", "privacy.noise_multiplier=0"])
+
+
+def test_a_run_with_people_says_so_everywhere(tmp_path: Path) -> None:
+    """From a CSV of several rows per person to receipts, result and statement."""
+    from folkmoot.exchange import ExchangeStore
+    from pipelines.coordinator.published import published
+    from pipelines.coordinator.statement import statement, words
+    from pipelines.hosts.embedded import run
+    from pipelines.hosts.execute import open_context
+
+    rng = np.random.default_rng(0)
+    ids = [f"P{number:06d}" for number in rng.integers(0, 1000, 3000)]
+    frame = pd.DataFrame({"id": ids, "x": rng.random(3000)})
+    frame["y"] = np.where(frame["x"] > 0.5, "yes", "no")
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    agreed = contract("id").model_dump_json(exclude_defaults=True)
+    (tmp_path / "contract.yaml").write_text(agreed)  # JSON is YAML
+    settings = params(
+        *PERSON,
+        "data.recipe=csv",
+        f"data.path={tmp_path / 'rows.csv'}",
+        f"data.contract={tmp_path / 'contract.yaml'}",
+        "federation.sites=[site-a, site-b]",
+        "privacy.epsilon=8",
+        "privacy.rows=1000",
+        "tracking.enabled=false",
+    )
+    workspace = tmp_path / "workspace"
+    result = run(settings, run="r", workspace=workspace)
+    for site in result["privacy"].values():
+        assert {event["unit"] for event in site["events"]} == {"person"}
+    store = ExchangeStore(workspace / "exchange")
+    context = open_context("r", "demo", store, workspace)
+    claims = statement(published(context), context)
+    assert (claims["unit"], claims["claim"]) == ("person", "private")
+    assert "each person of each site" in words(claims)
+    assert not any("several records" in line for line in claims["not_covered"])
