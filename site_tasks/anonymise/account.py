@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from folkmoot.conversion import converted, converted_contract
 from folkmoot.features import encode_label
 from site_tasks.anonymise.chosen import chosen_models, sensitive_column
-from site_tasks.anonymise.coded import Cells, Coded, Ranges, Recoding, Sets, encode
+from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets
 from site_tasks.anonymise.columns import column_of, quasi_identifiers
 from site_tasks.anonymise.identifiers import converted_chunks
 from site_tasks.anonymise.job import Job
@@ -19,10 +19,12 @@ from site_tasks.anonymise.population import read_population
 from site_tasks.table import row_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = [
+    "coded_columns",
+    "coded_pieces",
     "coded_table",
     "generalised_recoding",
     "keep_outcome",
@@ -34,7 +36,13 @@ Codes = NDArray[np.int32]
 
 
 def write_report(
-    job: Job, recoding: Recoding | None, coded: Coded | None, revealed: Mapping[str, int]
+    job: Job,
+    recoding: Recoding | None,
+    coded: Coded | None,
+    revealed: Mapping[str, int],
+    *,
+    counts: NDArray[np.int64] | None = None,
+    sample: NDArray[Any] | None = None,
 ) -> dict[str, Any] | None:
     """Write ``risk.json`` and ``risk.html`` into ``job.report``, where it is given.
 
@@ -48,6 +56,8 @@ def write_report(
         The table before; read again where absent.
     revealed : mapping
         What the difference to earlier releases reveals.
+    counts, sample : ndarray, optional
+        Where ``coded`` has each distinct row once; see ``site_tasks.anonymise.risk.report.assess``.
 
     Returns
     -------
@@ -71,6 +81,8 @@ def write_report(
         people=None if population is None else _people(coded, recoding, population),
         population=None if population is None else max(population.rows, coded.rows),
         label=label,
+        counts=counts,
+        sample=sample,
     )
     report["difference"] = dict(revealed)
     write(report, job.report)
@@ -114,25 +126,35 @@ def load_outcome(job: Job, path: Path, coded: Coded | None = None) -> Recoding |
 
 def coded_table(job: Job) -> Coded:
     """Quasi-identifiers and the models' sensitive column as codes; memory 4 bytes a cell."""
-    contract, settings = job.contract, job.settings
-    columns = quasi_identifiers(converted_contract(contract))
-    protected = sensitive_column(contract, settings)
-    secret = None if protected is None else column_of(protected)
+    columns, secret = coded_columns(job)
     rows = row_count(job.source)
     codes = np.empty((rows, len(columns)), np.int32, order="F")
     sensitive = None if secret is None else np.empty(rows, np.int32)
+    start = 0
+    for piece in coded_pieces(job):
+        end = start + piece.rows
+        codes[start:end] = piece.codes
+        if sensitive is not None and piece.sensitive is not None:
+            sensitive[start:end] = piece.sensitive
+        start = end
+    return Coded(columns, codes, sensitive, () if secret is None else secret.domain)
+
+
+def coded_columns(job: Job) -> tuple[tuple[Column, ...], Column | None]:
+    """The quasi-identifiers after their conversion, and the models' sensitive column."""
+    protected = sensitive_column(job.contract, job.settings)
+    secret = None if protected is None else column_of(protected)
+    return quasi_identifiers(converted_contract(job.contract)), secret
+
+
+def coded_pieces(job: Job) -> Iterator[Coded]:
+    """The same as :func:`coded_table`, chunk by chunk; memory O(chunk)."""
+    columns, secret = coded_columns(job)
     names = [column.name for column in columns]
     if secret is not None and secret.name not in names:
         names.append(secret.name)
-    start = 0
-    for frame in converted_chunks(job.source, names, contract, settings, job.secret):
-        end = start + len(frame)
-        for j, column in enumerate(columns):
-            codes[start:end, j] = encode(frame[column.name], column)
-        if sensitive is not None and secret is not None:
-            sensitive[start:end] = encode(frame[secret.name], secret)
-        start = end
-    return Coded(columns, codes, sensitive, () if secret is None else secret.domain)
+    for frame in converted_chunks(job.source, names, job.contract, job.settings, job.secret):
+        yield Coded.from_frame(frame, columns, secret)
 
 
 def generalised_recoding(

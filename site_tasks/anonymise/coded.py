@@ -265,9 +265,17 @@ class Recoding:
         """Number of rows suppressed."""
         return int(np.count_nonzero(self.classes < 0))
 
-    def sizes(self) -> NDArray[np.int64]:
-        """Rows of every class; shape (classes,)."""
-        return np.bincount(self.classes[self.classes >= 0], minlength=self.count)
+    def sizes(self, counts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Rows of every class; shape (classes,).
+
+        ``counts``, shape (n,), says how many rows of the table each row stands for; one when absent.
+        """
+        kept = self.classes >= 0
+        if counts is None:
+            return np.bincount(self.classes[kept], minlength=self.count)
+        out = np.zeros(self.count, np.int64)
+        np.add.at(out, self.classes[kept], counts[kept])
+        return out
 
     def allowed(self, column: int | str) -> Flags:
         """Values that a column's cells allow; shape (classes, domain + 1), missing last."""
@@ -285,16 +293,18 @@ class Recoding:
             out[:, j] = np.minimum((cells.counts() - 1) / most, 1.0)
         return out
 
-    def loss(self) -> float:
+    def loss(self, counts: NDArray[np.int64] | None = None) -> float:
         """Global certainty penalty: mean loss over all cells, a suppressed row's count 1 each.
 
-        Between 0 and 1 (Ghinita et al. 2007, with sets of values in place of subtrees).
+        Between 0 and 1 (Ghinita et al. 2007, with sets of values in place of subtrees); ``counts``
+        as in :meth:`sizes`.
         """
-        n = len(self.classes)
+        n = len(self.classes) if counts is None else int(counts.sum())
         if not n:
             return 0.0
-        kept = float(self.sizes() @ self.losses().mean(axis=1))
-        return (kept + self.suppressed) / n
+        sizes = self.sizes(counts)
+        kept = float(sizes @ self.losses().mean(axis=1))
+        return (kept + n - int(sizes.sum())) / n
 
     def cover(self, codes: Codes) -> Flags:
         """Whether the cells of every row that is kept allow its codes; shape (n,)."""

@@ -14,19 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.cells import interval_text, set_text
 from folkmoot.conversion import converted_contract
 from folkmoot.errors import ConfigError, DataError
 from site_tasks.anonymise.account import coded_table, keep_outcome, write_report
 from site_tasks.anonymise.chosen import chosen_models
-from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets
+from site_tasks.anonymise.coded import Cells, Coded, Ranges, Recoding, Sets
 from site_tasks.anonymise.columns import quasi_identifiers
-from site_tasks.anonymise.identifiers import (
-    converted_chunks,
-    identified_chunks,
-    kept_columns,
-    kept_fields,
-)
+from site_tasks.anonymise.identifiers import converted_chunks, identified_chunks, kept_columns
 from site_tasks.anonymise.job import Job, Report, too_few, within_limit
 from site_tasks.anonymise.models import DeltaPresence, Model
 from site_tasks.anonymise.people import people_behind
@@ -42,20 +36,20 @@ from site_tasks.anonymise.series import (
     row_keys,
     settle,
 )
+from site_tasks.anonymise.spelling import Spelling, arrays_of, fields, flat
 from site_tasks.anonymise.verify import verify_recoding
-from site_tasks.table import ROW, row_count, schema_of, write_table
+from site_tasks.table import row_count, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 __all__ = ["anonymise_locally"]
-
-Codes = NDArray[np.int32]
 
 
 def anonymise_locally(job: Job) -> Report:
     """Write the locally recoded table; memory O(rows · quasi-identifiers) integers.
+
+    O(chunk + distinct rows + classes) where ``site_tasks.anonymise.streamed`` can do it.
 
     Parameters
     ----------
@@ -119,7 +113,10 @@ def anonymise_locally(job: Job) -> Report:
 def _alone(job: Job, models: tuple[Model, ...]) -> Report:
     """A table that no earlier release counts beside: no keys, and less than half the memory."""
     from site_tasks.anonymise.local import recode
+    from site_tasks.anonymise.streamed import anonymise_streamed, streams
 
+    if streams(job):
+        return anonymise_streamed(job, models)
     coded, settings = coded_table(job), job.settings
     made = recode(
         coded,
@@ -136,8 +133,8 @@ def _alone(job: Job, models: tuple[Model, ...]) -> Report:
 
 def _finish(job: Job, coded: Coded, made: Recoding, revealed: dict[str, int]) -> None:
     """Write the table that was proven, what became of its rows, and the risk report."""
-    write_table(job.target, _fields(job, made.columns), _written(job, made))
-    arrays = {f"{j}.{n}": v for j, c in enumerate(made.cells) for n, v in _arrays(c).items()}
+    write_table(job.target, fields(job, made.columns), _written(job, made))
+    arrays = {f"{j}.{n}": v for j, c in enumerate(made.cells) for n, v in arrays_of(c).items()}
     keep_outcome(job, {"classes": made.classes, **arrays})
     write_report(job, made, coded, revealed)
 
@@ -165,7 +162,7 @@ def _leave_out(
     behind = people_behind(merged, population)
     whole = merged.sizes()
     if merged.count:  # classes of equal cells are one for whoever sees the table
-        table = np.concatenate([_flat(cells) for cells in merged.cells], axis=1)
+        table = np.concatenate([flat(cells) for cells in merged.cells], axis=1)
         _, same = np.unique(table, axis=0, return_inverse=True)
         same = same.reshape(-1)
         whole = np.bincount(same, weights=whole).astype(np.int64)[same]
@@ -177,13 +174,6 @@ def _leave_out(
     if len(broken):
         series.retire(broken)
         classes[np.isin(classes, broken)] = RETIRED
-
-
-def _flat(cells: Cells) -> NDArray[np.int64]:
-    """Cells as rows of integers, equal where the cells are."""
-    if isinstance(cells, Ranges):
-        return np.stack([cells.low, cells.high, cells.missing], axis=1).astype(np.int64)
-    return np.asarray(cells.words.view(np.int64))
 
 
 def _row_keys(job: Job, rows: int) -> Keys:
@@ -232,15 +222,9 @@ def _grow(
     used, numbered = np.unique(made.classes[kept], return_inverse=True)
     cells: dict[str, NDArray[Any]] = {}
     for j, cell in enumerate(made.cells):
-        for name, values in _arrays(cell).items():
+        for name, values in arrays_of(cell).items():
             cells[f"{j}.{name}"] = values[used]
     classes[new[kept]] = series.add(keys[new[kept]], numbered, cells)
-
-
-def _arrays(cell: Cells) -> dict[str, NDArray[Any]]:
-    if isinstance(cell, Ranges):
-        return {"low": cell.low, "high": cell.high, "missing": cell.missing}
-    return {"words": cell.words}
 
 
 def _merged(coded: Coded, series: Series, classes: Classes) -> Recoding:
@@ -265,67 +249,8 @@ def _merged(coded: Coded, series: Series, classes: Classes) -> Recoding:
     return Recoding(coded.columns, whole, tuple(cells))
 
 
-def _fields(job: Job, columns: tuple[Column, ...]) -> pa.Schema:
-    """Arrow schema of the table: cells are text, other columns keep their types."""
-    import pyarrow as pa
-
-    cells = {column.name for column in columns}
-    fields = []
-    for column, kind in kept_fields(schema_of(job.source), job.contract, job.settings):
-        text = pa.dictionary(pa.int32(), pa.string())
-        fields.append(pa.field(column.name, text if column.name in cells else kind))
-    if job.numbered:
-        fields.append(pa.field(ROW, pa.int64()))
-    return pa.schema(fields)
-
-
 def _written(job: Job, made: Recoding) -> Iterator[pd.DataFrame]:
-    import pandas as pd
-
-    contract, settings = job.contract, job.settings
-    texts = [_texts(column, cells) for column, cells in zip(made.columns, made.cells, strict=True)]
-    start = 0
-    for frame in identified_chunks(job.source, contract, settings, job.secret):
-        classes = made.classes[start : start + len(frame)]
-        kept = classes >= 0
-        rows = frame[kept].copy()
-        for column, (spelled, of) in zip(made.columns, texts, strict=True):
-            rows[column.name] = pd.Categorical.from_codes(of[classes[kept]], spelled)
-        if job.numbered:
-            rows[ROW] = start + np.flatnonzero(kept)
+    spelling, start = Spelling(made, numbered=job.numbered), 0
+    for frame in identified_chunks(job.source, job.contract, job.settings, job.secret):
+        yield spelling.rows(frame, made.classes[start : start + len(frame)], start)
         start += len(frame)
-        yield rows
-
-
-def _texts(column: Column, cells: Cells) -> tuple[pd.Index[Any], Codes]:
-    """Distinct cells as text, and which of them each class has (-1 where all is missing)."""
-    import pandas as pd
-
-    table = _flat(cells)
-    distinct, first, inverse = np.unique(table, axis=0, return_index=True, return_inverse=True)
-    spelled: list[str] = []
-    code = np.full(len(distinct), -1, np.int32)
-    for i, at in enumerate(first.tolist()):
-        text = _text(column, cells, at)
-        if text is not None:
-            code[i] = len(spelled)
-            spelled.append(text)
-    return pd.Index(spelled, dtype="str"), code[inverse.reshape(-1)]
-
-
-def _text(column: Column, cells: Cells, at: int) -> str | None:
-    if isinstance(cells, Ranges) and not isinstance(column.domain[0], str):
-        low, high = int(cells.low[at]), int(cells.high[at])
-        if low > high:
-            return None
-        half = column.width / 2
-        return interval_text(
-            column.domain[low] - half,
-            column.domain[high] + half,
-            closed=not half or high == len(column.domain) - 1,
-            missing=bool(cells.missing[at]),
-        )
-    one = type(cells)(**{name: values[at : at + 1] for name, values in _arrays(cells).items()})
-    allowed = one.allowed(column.size)[0]
-    values = [str(column.domain[i]) for i in np.flatnonzero(allowed[:-1])]
-    return set_text(values, missing=bool(allowed[-1])) if values else None

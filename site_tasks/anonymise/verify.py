@@ -34,10 +34,11 @@ from site_tasks.anonymise.models import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from site_tasks.anonymise.coded import Coded, Recoding
 
-__all__ = ["Checker", "people_cells", "verify_frame", "verify_recoding"]
+__all__ = ["Checker", "RecodingChecker", "people_cells", "verify_frame", "verify_recoding"]
 
 #: For logarithms alone, which have no exact value; everything else is compared exactly, but for
 #: this much where a bound may be reached.
@@ -245,49 +246,98 @@ def verify_recoding(
     if rows != coded.rows:
         problems.append(f"{abs(coded.rows - rows)} rows are neither kept nor suppressed")
         rows = min(rows, coded.rows)
-    allowed, numbers = [], []
-    for j in range(len(recoding.columns)):
-        sets = [
-            frozenset(value for value, yes in enumerate(row) if yes)
-            for row in recoding.allowed(j).tolist()
-        ]
-        same: dict[frozenset[int], int] = {}  # equal cells get one number: quicker to compare
-        numbers.append([same.setdefault(cell, len(same)) for cell in sets])
-        allowed.append(sets)
-        if population is not None:
-            population = [
-                [same.get(cell, (None, cell)) for cell in people] if i == j else people
-                for i, people in enumerate(population)
-            ]
-    checker = Checker(models, range(len(coded.sensitive_domain)))
-    outside = [0] * len(recoding.columns)
+    domain = None if coded.sensitive is None else coded.sensitive_domain
+    proof = RecodingChecker(recoding, models, domain)
     for start in range(0, rows, _PIECE):
         piece = slice(start, min(start + _PIECE, rows))
-        of = recoding.classes[piece].tolist()
-        kept = [i for i, number in enumerate(of) if number >= 0]
-        of = [of[i] for i in kept]
-        for j, sets in enumerate(allowed):
-            codes = coded.codes[piece, j].tolist()
-            outside[j] += sum(
-                codes[i] not in sets[number] for i, number in zip(kept, of, strict=True)
+        secret = None if coded.sensitive is None else coded.sensitive[piece]
+        proof.add(coded.codes[piece], recoding.classes[piece], secret)
+    if people is not None:
+        proof.add_people(people_cells(recoding, people))
+    elif population is not None:
+        proof.add_population(population)
+    proof.demand(site, problems)
+
+
+class RecodingChecker:
+    """Proves an engine's output piece by piece; memory O(classes · columns + distinct cells).
+
+    Parameters
+    ----------
+    recoding : Recoding
+        Its cells; the classes of rows come with the rows.
+    models : sequence of Model
+        What was asked for.
+    domain : sequence, optional
+        Public values of the sensitive column, where there is one.
+    """
+
+    def __init__(
+        self, recoding: Recoding, models: Sequence[Model], domain: Sequence[Any] | None = None
+    ) -> None:
+        self._names = [column.name for column in recoding.columns]
+        self._checker = Checker(models, range(len(domain or ())))
+        self._unproven = domain is None and any(model.reads == "sensitive" for model in models)
+        #: Equal cells get one number: quicker to compare.
+        self._same: list[dict[frozenset[int], int]] = []
+        self._numbers: list[list[int]] = []
+        for j in range(len(recoding.columns)):
+            same: dict[frozenset[int], int] = {}
+            numbers: list[int] = []
+            allowed = recoding.allowed(j)
+            for start in range(0, len(allowed), _PIECE):
+                for row in allowed[start : start + _PIECE].tolist():
+                    cell = frozenset(value for value, yes in enumerate(row) if yes)
+                    numbers.append(same.setdefault(cell, len(same)))
+            self._same.append(same)
+            self._numbers.append(numbers)
+        self._cells = [list(same) for same in self._same]
+        self._outside = [0] * len(recoding.columns)
+        #: Rows taken in, those that are suppressed among them.
+        self.rows = 0
+
+    def add(
+        self, codes: NDArray[Any], classes: NDArray[Any], sensitive: NDArray[Any] | None = None
+    ) -> None:
+        """Take in rows, shape (n, q), with the class of each (-1: suppressed) and its secret."""
+        every = classes.tolist()
+        kept = [i for i, number in enumerate(every) if number >= 0]
+        of = [every[i] for i in kept]
+        cells = [[numbers[n] for n in of] for numbers in self._numbers]
+        for j, allowed in enumerate(self._cells):
+            values = codes[:, j].tolist()
+            self._outside[j] += sum(
+                values[i] not in allowed[cell] for i, cell in zip(kept, cells[j], strict=True)
             )
         secret = None
-        if coded.sensitive is not None:
-            every = coded.sensitive[piece].tolist()
-            secret = [every[i] for i in kept]
-        cells = [[number[n] for n in of] for number in numbers]
-        checker.add(cells, secret, rows=len(kept))
-    for column, wrong in zip(recoding.columns, outside, strict=True):
-        if wrong:
-            problems.append(f"{wrong} cells of {column.name} do not allow their own value")
-    if people is not None:
-        behind = people_cells(recoding, people)
-        checker.add_population([[number[n] for n in behind] for number in numbers])
-    elif population is not None:
-        checker.add_population(population)
-    if coded.sensitive is None and any(model.reads == "sensitive" for model in models):
-        problems.append("a model of sensitive values cannot be proven without a sensitive column")
-    _refuse(problems + checker.problems(), site)
+        if sensitive is not None:
+            known = sensitive.tolist()
+            secret = [known[i] for i in kept]
+        self._checker.add(cells, secret, rows=len(kept))
+        self.rows += len(every)
+
+    def add_people(self, classes: Sequence[int]) -> None:
+        """Take in people of the population by the classes that they stand behind."""
+        self._checker.add_population([[number[n] for n in classes] for number in self._numbers])
+
+    def add_population(self, cells: Sequence[Iterable[Any]]) -> None:
+        """Take in people of the population by their cells, frozen sets of allowed codes."""
+        self._checker.add_population(
+            [
+                [same.get(cell, (None, cell)) for cell in people]
+                for same, people in zip(self._same, cells, strict=True)
+            ]
+        )
+
+    def demand(self, site: str | None = None, problems: Sequence[str] = ()) -> None:
+        """Refuse what is broken, and what others found; see :func:`verify_recoding`."""
+        found = list(problems)
+        for name, wrong in zip(self._names, self._outside, strict=True):
+            if wrong:
+                found.append(f"{wrong} cells of {name} do not allow their own value")
+        if self._unproven:
+            found.append("a model of sensitive values cannot be proven without a sensitive column")
+        _refuse(found + self._checker.problems(), site)
 
 
 def people_cells(recoding: Recoding, people: Coded) -> list[int]:

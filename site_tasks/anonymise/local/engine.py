@@ -20,7 +20,7 @@ from site_tasks.anonymise.local.relaxed import deal, relax
 from site_tasks.anonymise.local.trim import trim
 from site_tasks.anonymise.models import Model
 
-__all__ = ["METHODS", "classes_of", "prepare", "strict"]
+__all__ = ["METHODS", "classes_of", "prepare", "settled", "strict", "strict_of"]
 
 Codes = NDArray[np.int32]
 _NONE = np.zeros(0, np.int32)
@@ -115,16 +115,31 @@ def classes_of(
 def strict(coded: Coded, needs: Conditions, suppression_limit: float) -> Recoding:
     """Strict Mondrian; rows are left out where that saves more than they lose."""
     found = distinct(coded, sensitive=len(needs.kinds) > 0)
-    classes, count = classes_of(coded.columns, found.codes, found.counts, found.sensitive, needs)
-    cells = cells_of(coded.columns, found.codes, classes, count)
-    whole = Recoding(coded.columns, classes[found.inverse], cells)
-    most = int(suppression_limit * coded.rows)
+    made = strict_of(
+        coded.columns, found.codes, found.counts, found.sensitive, needs, suppression_limit
+    )
+    return Recoding(coded.columns, made.classes[found.inverse], made.cells)
+
+
+def strict_of(
+    columns: tuple[Column, ...],
+    codes: Codes,
+    counts: NDArray[np.int64],
+    sensitive: Codes | None,
+    needs: Conditions,
+    suppression_limit: float,
+) -> Recoding:
+    """The same of distinct rows; parameters as :func:`classes_of`."""
+    classes, count = classes_of(columns, codes, counts, sensitive, needs)
+    whole = Recoding(columns, classes, cells_of(columns, codes, classes, count))
+    most = int(suppression_limit * int(counts.sum()))
     if not most or len(needs.kinds):  # models compare with the table that is published
         return whole
-    trim(coded.columns, found.codes, found.counts, classes, count, needs.k, most)
-    cells = cells_of(coded.columns, found.codes, classes, count)
-    fewer = Recoding(coded.columns, classes[found.inverse], cells)
-    return fewer if fewer.loss() < whole.loss() else whole  # losses of wide columns are rough
+    trimmed = classes.copy()
+    trim(columns, codes, counts, trimmed, count, needs.k, most)
+    fewer = Recoding(columns, trimmed, cells_of(columns, codes, trimmed, count))
+    # Losses of wide columns are rough.
+    return fewer if fewer.loss(counts) < whole.loss(counts) else whole
 
 
 def relaxed(coded: Coded, needs: Conditions, suppression_limit: float) -> Recoding:

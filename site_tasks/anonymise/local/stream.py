@@ -7,21 +7,22 @@ once: a strict partition asks for nothing but distinct rows and their counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.coded import Coded, Recoding
-from site_tasks.anonymise.local.cells import cells_of
+from site_tasks.anonymise.coded import Coded, Column, Recoding
 from site_tasks.anonymise.local.conditions import conditions
 from site_tasks.anonymise.local.distinct import LIMIT, find, grouped, pack, radices, unpack
-from site_tasks.anonymise.local.engine import classes_of, settled
+from site_tasks.anonymise.local.engine import settled, strict_of
 from site_tasks.anonymise.models import Model
 
-__all__ = ["Partition", "recode_stream"]
+__all__ = ["Partition", "recode_stream", "streamable"]
 
 Keys = NDArray[np.int64]
 
@@ -34,14 +35,33 @@ class Partition:
     ----------
     whole : Recoding
         Of the distinct rows, each counted once; its cells are those of every piece.
-    counts : ndarray of int64, shape (classes,)
-        Rows of each class.
+    rows : ndarray of int64, shape (distinct rows,)
+        Rows of the table that each distinct row stands for.
     """
 
     whole: Recoding
-    counts: NDArray[np.int64]
+    rows: NDArray[np.int64]
     _keys: Keys
     _sizes: NDArray[np.int64]
+    _sensitive_domain: tuple[Any, ...]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each class; shape (classes,)."""
+        return self.whole.sizes(self.rows)
+
+    @property
+    def suppressed(self) -> int:
+        """Rows of the table that have no class."""
+        return int(self.rows[self.whole.classes < 0].sum())
+
+    def distinct(self) -> Coded:
+        """The distinct rows in the order of ``whole.classes``, with sensitive values where models
+        read them; O(distinct rows · columns).
+        """
+        columns = self.whole.columns
+        codes, sensitive = unpack(self._keys, self._sizes, len(columns))
+        return Coded(columns, codes, sensitive, self._sensitive_domain)
 
     def apply(self, piece: Coded) -> Recoding:
         """Recoding of some rows of the table; O(rows · log distinct rows).
@@ -61,8 +81,18 @@ class Partition:
         return Recoding(self.whole.columns, self.whole.classes[at], self.whole.cells)
 
 
+def streamable(columns: Sequence[Column], sensitive: Column | None = None) -> bool:
+    """Whether all combinations of these columns have a 64-bit number of their own."""
+    sizes = [column.size for column in (*columns, *([] if sensitive is None else [sensitive]))]
+    return math.prod(sizes) < LIMIT
+
+
 def recode_stream(
-    pieces: Callable[[], Iterable[Coded]], *, k: int, models: Sequence[Model] = ()
+    pieces: Callable[[], Iterable[Coded]],
+    *,
+    k: int,
+    models: Sequence[Model] = (),
+    suppression_limit: float = 0.0,
 ) -> Partition:
     """Partition a table piece by piece.
 
@@ -70,7 +100,7 @@ def recode_stream(
     ----------
     pieces : callable
         Starts a pass: coded pieces of equal columns.
-    k, models
+    k, models, suppression_limit
         See :func:`site_tasks.anonymise.local.recode`.
 
     Raises
@@ -90,7 +120,7 @@ def recode_stream(
             first = piece
             with_sensitive = bool(models) and piece.sensitive is not None
             sizes = radices(piece, sensitive=with_sensitive)
-            if np.prod(sizes.astype(np.float64)) >= LIMIT:
+            if math.prod(sizes.tolist()) >= LIMIT:
                 raise ConfigError(
                     "config.invalid",
                     "The quasi-identifiers have too many combinations to be streamed.",
@@ -114,11 +144,9 @@ def recode_stream(
         total = np.zeros(len(first.sensitive_domain) + 1, np.int64)
         np.add.at(total, sensitive, counts)
     needs = settled(conditions(k, models, total), models, int(counts.sum()))
-    classes, made = classes_of(first.columns, codes, counts, sensitive, needs)
-    cells = cells_of(first.columns, codes, classes, made)
-    rows_of = np.zeros(made, np.int64)
-    np.add.at(rows_of, classes, counts)
-    return Partition(Recoding(first.columns, classes, cells), rows_of, keys, sizes)
+    whole = strict_of(first.columns, codes, counts, sensitive, needs, suppression_limit)
+    domain = () if sensitive is None else first.sensitive_domain
+    return Partition(whole, counts, keys, sizes, domain)
 
 
 def _merged(parts: Sequence[tuple[Keys, NDArray[np.int64]]]) -> tuple[Keys, NDArray[np.int64]]:

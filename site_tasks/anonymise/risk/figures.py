@@ -79,7 +79,7 @@ class Figures:
     unique : int
         Rows that are alone in their class.
     sizes : ndarray of int64, shape (classes,)
-        Rows of every class, in no particular order.
+        Rows of every class, in the order of their keys.
     sensitive : mapping of str to Sensitive
         By sensitive column.
     """
@@ -93,7 +93,10 @@ class Figures:
 
 
 def figures(
-    key: Integers, radix: int, sensitive: Mapping[str, tuple[NDArray[Any], int]] | None = None
+    key: Integers,
+    radix: int,
+    sensitive: Mapping[str, tuple[NDArray[Any], int]] | None = None,
+    counts: Integers | None = None,
 ) -> Figures:
     """All figures of a table; O(rows · log rows) per sensitive column.
 
@@ -105,17 +108,19 @@ def figures(
         See there.
     sensitive : mapping of str to (ndarray of int of shape (n,), int), optional
         Codes and number of codes of every sensitive column.
+    counts : ndarray of int64, shape (n,), optional
+        How many rows of the table each row stands for; one when absent.
     """
     if not len(key):
         return Figures(0, 0, 0, 0, np.zeros(0, np.int64), {})
     found = {
-        name: pairs(key, radix, codes, values)
+        name: pairs(key, radix, codes, values, counts)
         for name, (codes, values) in (sensitive or {}).items()
     }
-    size = next(iter(found.values())).sizes if found else sizes(key)
+    size = next(iter(found.values())).sizes if found else sizes(key, counts)
     learnt = {name: learn(table) for name, table in found.items()}
     k, unique = int(size.min()), int(np.count_nonzero(size == 1))
-    return Figures(len(key), len(size), k, unique, size, learnt)
+    return Figures(int(size.sum()), len(size), k, unique, size, learnt)
 
 
 def measure(coded: Coded, recoding: Recoding | None = None, *, name: str = "sensitive") -> Figures:

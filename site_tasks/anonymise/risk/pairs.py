@@ -77,13 +77,18 @@ def packed(codes: Sequence[NDArray[Any]], radices: Sequence[int]) -> tuple[Integ
     return key, radix
 
 
-def sizes(key: Integers) -> Integers:
-    """Rows of every class, in no particular order; O(n log n)."""
-    _, counts = _runs(np.sort(key))
-    return counts
+def sizes(key: Integers, counts: Integers | None = None) -> Integers:
+    """Rows of every class, in the order of the keys; O(n log n).  ``counts`` as in :func:`pairs`."""
+    return _counted(key.copy(), counts)[1]
 
 
-def pairs(key: Integers, radix: int, sensitive: NDArray[Any], values: int) -> Pairs:
+def pairs(
+    key: Integers,
+    radix: int,
+    sensitive: NDArray[Any],
+    values: int,
+    counts: Integers | None = None,
+) -> Pairs:
     """Count rows by class and sensitive value; O(n log n).
 
     Parameters
@@ -96,19 +101,34 @@ def pairs(key: Integers, radix: int, sensitive: NDArray[Any], values: int) -> Pa
         Code of every row's sensitive value, below ``values``.
     values : int
         How many codes there are.
+    counts : ndarray of int64, shape (n,), optional
+        How many rows of the table each row stands for; one when absent.
     """
     if radix * values >= _LIMIT:
         _, key = np.unique(key, return_inverse=True)
     both = key * values
     both += sensitive
-    both.sort()
-    first, counts = _runs(both)
+    first, rows = _counted(both, counts)
     classes, found = np.divmod(first, values)
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
-    total = np.bincount(sensitive, minlength=values)
+    total = np.zeros(values, np.int64)
+    np.add.at(total, found, rows)
     occurs = total > 0
     renumbered = (np.cumsum(occurs) - 1)[found]
-    return Pairs(starts, np.add.reduceat(counts, starts), renumbered, counts, total[occurs])
+    return Pairs(starts, np.add.reduceat(rows, starts), renumbered, rows, total[occurs])
+
+
+def _counted(key: Integers, counts: Integers | None) -> tuple[Integers, Integers]:
+    """Distinct keys in order, and the rows of each; sorts ``key`` in place where it can."""
+    if counts is None:
+        key.sort()
+        return _runs(key)
+    order = np.argsort(key)
+    found, lengths = _runs(key[order])
+    if not len(found):
+        return found, lengths
+    starts = np.cumsum(lengths) - lengths
+    return found, np.add.reduceat(counts[order], starts)
 
 
 def _runs(ordered: Integers) -> tuple[Integers, Integers]:

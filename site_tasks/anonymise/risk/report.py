@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from site_tasks.anonymise.coded import Coded, Recoding
     from site_tasks.anonymise.models import Model
 
-__all__ = ["FORMAT", "assess", "summary", "write"]
+__all__ = ["FORMAT", "assess", "every", "summary", "write"]
 
 FORMAT = "folkmoot-risk/1"
 #: Shares of an unknown population that the rows are tried as.
@@ -51,6 +51,8 @@ def assess(
     label: NDArray[Any] | None = None,
     test: NDArray[np.bool_] | None = None,
     threshold: float = THRESHOLD,
+    counts: NDArray[np.int64] | None = None,
+    sample: NDArray[Any] | None = None,
 ) -> dict[str, Any]:
     """All figures of a table, as JSON values.
 
@@ -79,6 +81,11 @@ def assess(
         Rows that they are tested on.
     threshold : float
         Probability from which a row counts as at risk.
+    counts : ndarray of int64, shape (n,), optional
+        How many rows of the table each row of ``coded`` stands for; one when absent.  Then neither
+        ``people`` nor ``label`` can be told apart by rows, and ``sample`` is needed.
+    sample : ndarray of int, shape (at most 200 000, q), optional
+        Codes of each :func:`every`-th row of the table.
 
     Returns
     -------
@@ -88,7 +95,10 @@ def assess(
     if sensitive is None and coded.sensitive is not None:
         sensitive = {name: (coded.sensitive, len(coded.sensitive_domain) + 1)}
     sensitive = sensitive or {}
-    n, names = coded.rows, [column.name for column in coded.columns]
+    if counts is not None and (sample is None or people is not None or label is not None):
+        raise ValueError("rows that were counted need a sample, and have neither people nor label")
+    n = coded.rows if counts is None else int(counts.sum())
+    names = [column.name for column in coded.columns]
     report: dict[str, Any] = {
         "format": FORMAT,
         "site": site,
@@ -96,30 +106,35 @@ def assess(
         "quasi_identifiers": names,
         "sensitive": list(sensitive),
         "rows": n,
-        "suppressed": 0 if recoding is None else recoding.suppressed,
+        "suppressed": 0 if recoding is None else n - int(recoding.sizes(counts).sum()),
         "threshold": threshold,
     }
     key, radix = keys_of(coded)
-    before = figures(key, radix, sensitive)
+    before = figures(key, radix, sensitive, counts)
     report["before"] = _part(before, _per_class(key, people and people[0]), threshold)
     if recoding is not None:
         kept = recoding.classes >= 0
         learnt = {column: (codes[kept], size) for column, (codes, size) in sensitive.items()}
         key, radix = keys_of(coded, recoding)
-        after = figures(key, radix, learnt)
+        after = figures(key, radix, learnt, None if counts is None else counts[kept])
         report["after"] = _part(after, _per_class(key, people and people[1]), threshold)
         k = max((int(getattr(model, "k", 1)) for model in models), default=1)
-        report["loss"] = loss(coded, recoding, k).to_dict()
-    some = coded.codes if n <= _MOST else coded.codes[:: -(-n // _MOST)]
+        report["loss"] = loss(coded, recoding, k, counts).to_dict()
+    some = coded.codes[:: every(n)] if sample is None else sample
     report["combinations"] = [
         found.to_dict() for found in identifying(some, names, [c.size for c in coded.columns])[:12]
     ]
-    report["population"] = _population(coded, before, population)
+    report["population"] = _population(coded, some, before, population)
     if recoding is not None and label is not None:
         from site_tasks.anonymise.risk.utility import utility
 
         report["utility"] = utility(coded, recoding, label, test)
     return report
+
+
+def every(rows: int) -> int:
+    """Of how many rows one is looked at where a table is too large to look at all."""
+    return max(-(-rows // _MOST), 1)
 
 
 def _per_class(key: NDArray[np.int64], people: NDArray[Any] | None) -> NDArray[Any] | None:
@@ -158,13 +173,15 @@ def _labels() -> list[str]:
     ]
 
 
-def _population(coded: Coded, before: Figures, population: int | None) -> list[dict[str, Any]]:
+def _population(
+    coded: Coded, sample: NDArray[Any], before: Figures, population: int | None
+) -> list[dict[str, Any]]:
     """Uniqueness in the population, which the attacker of the raw table would use."""
     if not before.rows:
         return []
     sizes = [population] if population else [round(before.rows / share) for share in FRACTIONS]
     ordered = tuple(column.ordered for column in coded.columns)
-    return [asdict(estimate(before.sizes, size, coded.codes, ordered)) for size in sizes]
+    return [asdict(estimate(before.sizes, size, sample, ordered)) for size in sizes]
 
 
 def summary(report: Mapping[str, Any], allowed: Iterable[str]) -> dict[str, Any]:
