@@ -30,6 +30,7 @@ import yaml
 
 from folkmoot.errors import FolkmootError
 from folkmoot.params import Params, load_params
+from tests.conftest import copy_workspace
 from tests.leaks import leaks, outside
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -130,7 +131,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
-    shutil.copytree(planted, folder, symlinks=True)
+    copy_workspace(planted, folder)
     # The same source to the simulation: sites are not made anew.
     for name in ("rows.csv", "contract.yaml"):
         shutil.copystat(planted / name, folder / name)

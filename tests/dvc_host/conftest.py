@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import yaml
 from folkmoot.params import load_params
 from folkmoot.plan import keys
 from pipelines.hosts.dvc_project import Project
+from tests.conftest import copy_workspace
 
 SETTINGS: dict[str, Any] = {
     "federation": {"name": "pair", "sites": ["north", "south"], "quorum": None},
@@ -113,7 +113,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def checkout(reproduced: Path, tmp_path: Path) -> Checkout:
     """A copy of the reproduced project of one's own."""
-    shutil.copytree(reproduced, tmp_path / "project", symlinks=True)
+    copy_workspace(reproduced, tmp_path / "project")
     return Checkout(tmp_path / "project")
 
 

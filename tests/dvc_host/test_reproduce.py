@@ -18,6 +18,7 @@ from folkmoot.plan import keys
 from folkmoot.wire import decode
 from pipelines.hosts import embedded
 from site_tasks import dataset
+from tests.conftest import copy_workspace
 
 from .conftest import Checkout, environment, git
 
@@ -168,7 +169,7 @@ def test_a_killed_repro_goes_on_where_it_was(checkout: Checkout, tmp_path: Path)
     assert checkout.repro("report") == ["round-002", "evaluate", "report"]
     # The same model as of a run that nobody killed: the same sites, on the embedded host.
     workspace = tmp_path / "undisturbed"
-    shutil.copytree(checkout.project.workspace, workspace, symlinks=True)
+    copy_workspace(checkout.project.workspace, workspace)
     shutil.rmtree(workspace / "exchange")
     embedded.run(checkout.project.params, run="dvc", workspace=workspace)
     key = checkout.project.stored(keys.model(2)).relative_to(checkout.project.workspace)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipelines.plans import plan_of
 from site_tasks.home import SiteHome
 from site_tasks.release import open_ledger
 from site_tasks.settings import save_settings
+from tests.conftest import copy_workspace
 
 SITE = "site-a"
 BASE = ["federation.sites=[site-a]", "data.recipe=synthetic", "data.rows=120", "data.columns=4"]
@@ -73,7 +73,7 @@ class Trial:
 def trial(prototype: Any, tmp_path: Path) -> Callable[..., Trial]:
     def make(*overrides: str) -> Trial:
         params = parse_params({}, [*BASE, *overrides])
-        workspace = shutil.copytree(prototype(params), tmp_path / "w", symlinks=True)
+        workspace = copy_workspace(prototype(params), tmp_path / "w")
         return Trial(params, Path(workspace))
 
     return make

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pipelines.hosts.execute import execute
 from pipelines.hosts.walk import contract_for, roster_for
 from pipelines.plans import plan_of
 from site_tasks.home import SiteHome
+from tests.conftest import copy_workspace
 
 SITES = ["site-a", "site-b"]
 PLANS = {
@@ -146,7 +146,7 @@ def played(request: Any, prototype: Any, tmp_path_factory: Any) -> Round:
     """One run per plan; each test forges a copy of its exchange store."""
     params = params_of(request.param)
     workspace = tmp_path_factory.mktemp("dishonest") / "workspace"
-    shutil.copytree(prototype(params), workspace, symlinks=True)
+    copy_workspace(prototype(params), workspace)
     play = Round(params, workspace)
     play.until("round-002/aggregate")
     return play
@@ -155,7 +155,7 @@ def played(request: Any, prototype: Any, tmp_path_factory: Any) -> Round:
 @pytest.fixture
 def play(played: Round, tmp_path: Path) -> Round:
     workspace = tmp_path / "workspace"
-    shutil.copytree(played.workspace, workspace, symlinks=True)
+    copy_workspace(played.workspace, workspace)
     return Round(played.context.params, workspace)
 
 
@@ -188,7 +188,7 @@ def test_numbers_at_the_edge_end_in_one_clear_error(play: Round, value: float) -
 
 def test_where_all_sites_are_needed_the_liar_is_named(prototype: Any, tmp_path: Path) -> None:
     params = params_of("newton", quorum=2)
-    shutil.copytree(prototype(params), tmp_path / "w", symlinks=True)
+    copy_workspace(prototype(params), tmp_path / "w")
     play = Round(params, tmp_path / "w")
     play.until("round-001/aggregate")
     play.forge(keys.update(1, "site-b"), LIES["another shape"])
@@ -213,7 +213,7 @@ def test_false_statistics_leave_their_site_out(
     change: Change, prototype: Any, tmp_path: Path
 ) -> None:
     params = params_of("newton")
-    shutil.copytree(prototype(params), tmp_path / "w", symlinks=True)
+    copy_workspace(prototype(params), tmp_path / "w")
     play = Round(params, tmp_path / "w")
     play.until("round-000/initialise")
     play.forge(keys.statistics("site-b"), change)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pipelines.hosts.execute import execute
 from site_tasks import dataset
 from site_tasks.home import SiteHome
 from site_tasks.settings import Permissions
-from tests.conftest import agreed
+from tests.conftest import agreed, copy_workspace
 
 SITE = "site-a"
 REGIONS = ["north", "east", "south", "west"]
@@ -101,7 +100,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "workspace", symlinks=True))
+    return copy_workspace(template, tmp_path / "workspace")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from folkmoot.updates import LinearUpdate, ReleasedUpdate, Statistics, open_rele
 from site_tasks.home import SiteHome
 from site_tasks.release import release
 from site_tasks.settings import save_settings
-from tests.conftest import agreed
+from tests.conftest import agreed, copy_workspace
 
 CONTRACT = Contract.model_validate(
     {
@@ -108,7 +107,7 @@ def empty_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(empty_site: Path, tmp_path: Path) -> Site:
     workspace = tmp_path / "workspace"
     root = workspace / "sites" / "site-a"
-    shutil.copytree(empty_site, root, symlinks=True)
+    copy_workspace(empty_site, root)
     return Site(SiteHome(root), workspace, ExchangeStore(workspace / "exchange"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from pipelines.plans import plan_of
 from site_tasks.home import SiteHome
 from site_tasks.secure import conceal
 from site_tasks.settings import save_settings
+from tests.conftest import copy_workspace
 
 SITES = ["site-a", "site-b", "site-c", "site-d", "site-e"]
 BASE = {
@@ -90,11 +90,11 @@ def uploaded(
     """Workspaces after the keys were announced, and after the first round's uploads."""
     params = settings()
     root = tmp_path_factory.mktemp("uploaded")
-    shutil.copytree(prototype(params), root / "announced", symlinks=True)
+    copy_workspace(prototype(params), root / "announced")
     made = Trial(params, root / "announced")
     made.walk("prepare/")
     made.walk("setup/", until="share")
-    shutil.copytree(root / "announced", root / "uploaded", symlinks=True)
+    copy_workspace(root / "announced", root / "uploaded")
     made = Trial(params, root / "uploaded")
     made.walk("setup/", "round-000/")
     made.walk("round-001/", until="survivors")
@@ -102,7 +102,7 @@ def uploaded(
 
 
 def _copy(source: Path, target: Path) -> Trial:
-    shutil.copytree(source, target, symlinks=True)
+    copy_workspace(source, target)
     return Trial(settings(), target)
 
 

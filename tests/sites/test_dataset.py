@@ -20,6 +20,7 @@ from site_tasks import dataset
 from site_tasks.git import git
 from site_tasks.home import SiteHome
 from site_tasks.settings import Dataset, save_settings
+from tests.conftest import copy_workspace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = pd.DataFrame({"x": np.arange(50.0), "y": ["no", "yes"] * 25})
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(made: Path, tmp_path: Path) -> SiteHome:
-    shutil.copytree(made, tmp_path / "ws", symlinks=True)
+    copy_workspace(made, tmp_path / "ws")
     return SiteHome.find("clinic", tmp_path / "ws")
 
 

@@ -15,6 +15,7 @@ from folkmoot.plan import RunContext
 from pipelines.coordinator import mlflow_store, tracking
 from pipelines.hosts.embedded import run
 from pipelines.hosts.execute import open_context, store_of
+from tests.conftest import copy_workspace
 
 FEDERATION = {"federation": {"name": "clinic", "sites": ["north", "south"]}}
 
@@ -59,7 +60,7 @@ def new_workspace(
 
     def make(params: Params) -> Path:
         workspace = tmp_path_factory.mktemp("tracking") / "workspace"
-        shutil.copytree(prototype(params), workspace, symlinks=True)
+        copy_workspace(prototype(params), workspace)
         (workspace / "coordinator").mkdir(exist_ok=True)
         shutil.copy(database, workspace / "coordinator" / "mlflow.db")
         return workspace

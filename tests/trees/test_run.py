@@ -26,6 +26,7 @@ from pipelines.hosts.embedded import run
 from pipelines.hosts.execute import open_context, store_of
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
+from tests.conftest import copy_workspace
 
 from .conftest import contract_of, rows_of
 
@@ -132,7 +133,7 @@ def test_a_process_per_step_publishes_the_same_bytes(
     params = mixed(f"model.trees.strategy={strategy}", *SAMPLED)
     together, apart = workspace_of(params, "together"), workspace_of(params, "apart")
     shutil.rmtree(apart)
-    shutil.copytree(together, apart, symlinks=True)
+    copy_workspace(together, apart)
     run(params, run="one", workspace=together)
     code = """
 import json, shutil, sys
