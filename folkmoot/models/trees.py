@@ -9,7 +9,6 @@ model after a round starts with the bytes of the model before it.  :func:`to_xgb
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 from folkmoot.contract import Contract
 from folkmoot.errors import ProtocolError
 from folkmoot.features import feature_space
-from folkmoot.models.tree_format import Tree, TreeSpace, parse_trees
+from folkmoot.models.tree_format import TreeSpace, parse_trees
 from folkmoot.params import Params
+from folkmoot.trees.booster import make_booster
 from folkmoot.wire import Artefact
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ OBJECTIVES = {
     "multiclass": "multi:softprob",
     "regression": "reg:squarederror",
 }
-#: XGBoost model schema that is written; later versions of the library read it.
-SCHEMA = [3, 2, 0]
 
 
 def empty_model(contract: Contract, params: Params, base_score: Sequence[float]) -> Artefact:
@@ -145,20 +143,6 @@ def to_xgboost(model: Artefact, *, threads: int | None = None) -> xgboost.Booste
     return make_booster(model.meta, trees, threads=threads)
 
 
-def make_booster(
-    meta: Mapping[str, Any], trees: Sequence[Tree], *, threads: int | None = None
-) -> xgboost.Booster:
-    """Booster of checked trees under a model's header; O(nodes)."""
-    import xgboost
-
-    text = json.dumps(_document(meta, trees), allow_nan=False)
-    if threads is None:
-        return xgboost.Booster(model_file=bytearray(text, "ascii"))
-    # Loading takes every core unless the thread's own configuration says otherwise.
-    with xgboost.config_context(nthread=threads):
-        return xgboost.Booster({"nthread": threads}, model_file=bytearray(text, "ascii"))
-
-
 def usable_cores() -> int:
     """Cores that this process may use, at most ``OMP_NUM_THREADS`` where that is set."""
     cores = os.cpu_count() or 1
@@ -207,64 +191,3 @@ def to_scores(margins: Array, task: str) -> Array:
         odds = np.exp(margins - margins.max(axis=1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
     return margins
-
-
-def _document(meta: Mapping[str, Any], trees: Sequence[Tree]) -> dict[str, Any]:
-    """XGBoost's JSON model schema."""
-    features, width = len(meta["features"]), outputs(meta)
-    objective: dict[str, Any] = {"name": meta["objective"]}
-    if meta["task"] == "multiclass":
-        objective["softmax_multiclass_param"] = {"num_class": str(meta["num_class"])}
-    else:
-        objective["reg_loss_param"] = {"scale_pos_weight": "1"}
-    model = {
-        "gbtree_model_param": {"num_trees": str(len(trees)), "num_parallel_tree": "1"},
-        "trees": [_tree(tree, index, features) for index, tree in enumerate(trees)],
-        "tree_info": [index % width for index in range(len(trees))],
-        "iteration_indptr": list(range(0, len(trees) + 1, width)),
-        "cats": {"enc": [], "feature_segments": [], "sorted_idx": []},
-    }
-    learner = {
-        "feature_names": list(meta["features"]),
-        "feature_types": list(meta["feature_types"]),
-        "attributes": {},
-        "learner_model_param": {
-            "base_score": json.dumps(list(meta["base_score"])),
-            "boost_from_average": "0",
-            "num_class": str(meta["num_class"]),
-            "num_feature": str(features),
-            "num_target": "1",
-        },
-        "gradient_booster": {"name": "gbtree", "model": model},
-        "objective": objective,
-    }
-    return {"version": SCHEMA, "learner": learner}
-
-
-def _tree(tree: Tree, index: int, features: int) -> dict[str, Any]:
-    """A tree of XGBoost's schema: parents and nominal covers are derived, gains are zero."""
-    left, right = tree["left_children"], tree["right_children"]
-    n = len(left)
-    parents, covers = [2147483647] * n, [1.0] * n
-    for node, child in enumerate(left):
-        if child != -1:
-            for end in (child, right[node]):
-                parents[end] = node
-                covers[end] = covers[node] / 2
-    return {
-        **tree,
-        "id": index,
-        "parents": parents,
-        "sum_hessian": covers,
-        "loss_changes": [0.0] * n,
-        "base_weights": [
-            value if child == -1 else 0.0
-            for child, value in zip(left, tree["split_conditions"], strict=True)
-        ],
-        "tree_param": {
-            "num_deleted": "0",
-            "num_feature": str(features),
-            "num_nodes": str(n),
-            "size_leaf_vector": "1",
-        },
-    }
