@@ -15,7 +15,7 @@ from folkmoot.errors import SecureError
 from folkmoot.secure.masks import agree, hkdf
 from folkmoot.wire import canonical_json
 
-__all__ = ["OVERHEAD", "open_box", "seal_box"]
+__all__ = ["OVERHEAD", "open_box", "pair_secret", "seal_box"]
 
 #: Bytes that a box is longer than its content.
 OVERHEAD = 16
@@ -63,6 +63,24 @@ def open_box(
             "Find out who carried it; the set-up must be done again in a new run.",
             site=sender,
         ) from None
+
+
+def pair_secret(
+    own: X25519PrivateKey, other: bytes, context: object, pair: tuple[str, str], whose: str
+) -> bytes:
+    """Key (32 bytes) that two sites have with each other for a run, and nobody else; no box's key.
+
+    Parameters
+    ----------
+    own, other : X25519PrivateKey, bytes
+        Sealing key of one, public one of the other, which is site ``whose``.
+    context : JSON value
+        As of :func:`seal_box`.
+    pair : (str, str)
+        Both names, in any order.
+    """
+    values = {"context": context, "pair": sorted(pair)}
+    return hkdf(agree(own, other, whose), "together", values)
 
 
 def _key(

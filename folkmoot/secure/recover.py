@@ -7,7 +7,7 @@ half, so that false shares are noticed; the result is exact or there is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError, SecureError
-from folkmoot.identity import Roster, verify
 from folkmoot.secure import shamir
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.masks import SEED_BYTES, Binding, add_masks, commitment, pair_key, self_key
 from folkmoot.secure.setup import SEED_WORDS, WORDS, Announced, Dealt, holders_of
+from folkmoot.secure.together import Sealed, open_together
 from folkmoot.wire import decode
 
-__all__ = ["Answer", "leftover_masks", "open_answer", "unmask"]
+__all__ = ["Answer", "leftover_masks", "open_answers", "unmask"]
 
 Words = NDArray[np.uint32]
 
@@ -37,43 +37,41 @@ class Answer:
     keys: Mapping[str, Words]
 
 
-def open_answer(
-    data: bytes, binding: Binding, site: str, listed: str, survivors: Iterable[str], roster: Roster
-) -> Answer:
-    """Check an answer; ``listed`` is the digest of the survivor list.
+def open_answers(
+    sealed: Mapping[str, Sealed],
+    binding: Binding,
+    listed: str,
+    survivors: frozenset[str],
+    graph: Neighbours,
+) -> dict[str, Answer]:
+    """Shares of all answers that open together; ``listed`` is the digest of the survivor list.
 
-    Raises
-    ------
-    ProtocolError
-        ``protocol.signature``, ``protocol.mismatch`` or ``protocol.format``, naming the site.
+    What stays closed, or holds something else than shares, is as good as no answer.
     """
-    what = f"The answer of site {site}"
-    artefact = decode(verify(data, roster.key(site), what=what), kind="secure-answer")
-    meta = dict(artefact.meta)
+    found = {}
+    for site, content in open_together(sealed, binding, listed, graph).items():
+        answer = _shares(content, survivors)
+        if answer is not None:
+            found[site] = answer
+    return found
+
+
+def _shares(content: bytes, alive: frozenset[str]) -> Answer | None:
     try:
-        seeds, keys = meta.pop("seeds"), meta.pop("keys")
-        fit = meta == {**binding.to_dict(), "site": site, "list": listed}
-        alive = survivors if isinstance(survivors, frozenset) else frozenset(survivors)
-        fit &= alive.issuperset(seeds) and alive.isdisjoint(keys)
-        arrays = artefact.arrays
+        artefact = decode(content, kind="secure-opened")
+        seeds, keys = artefact.meta["seeds"], artefact.meta["keys"]
+        fit = alive.issuperset(seeds) and alive.isdisjoint(keys)
         out = []
         for names, array, width in (
-            (seeds, arrays["seeds"], SEED_WORDS),
-            (keys, arrays["keys"], WORDS - SEED_WORDS),
+            (seeds, artefact.arrays["seeds"], SEED_WORDS),
+            (keys, artefact.arrays["keys"], WORDS - SEED_WORDS),
         ):
             fit &= array.dtype == np.uint32 and len(set(names)) == len(names)
             fit &= array.shape == ((len(names), width) if names else (0,))
             out.append(dict(zip(names, array, strict=True)))
-    except (KeyError, TypeError, ValueError):
-        fit = False
-    if not fit:
-        raise ProtocolError(
-            "protocol.mismatch",
-            f"{what} is about another sum or list than was asked for.",
-            "Treat it as replayed; run the site's step again.",
-            site=site,
-        )
-    return Answer(*out)
+    except (KeyError, TypeError, ValueError, ProtocolError):
+        return None
+    return Answer(*out) if fit else None
 
 
 def leftover_masks(

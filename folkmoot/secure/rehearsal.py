@@ -18,6 +18,7 @@ from folkmoot.identity import Roster, public_text
 from folkmoot.secure import recover, setup, unmask
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.masks import add_masks, own_masks
+from folkmoot.secure.together import open_sealed
 from folkmoot.wire import digest
 
 __all__ = ["Party", "Rehearsal"]
@@ -161,17 +162,25 @@ class Rehearsal:
         statements = {n: self.sites[n].statements[index] for n in names}
         return unmask.survivor_list(self.session.binding(index), statements)
 
+    def opened(
+        self, listed: bytes, answers: Mapping[str, bytes], index: int = 0
+    ) -> dict[str, recover.Answer]:
+        """What the coordinator can read of the sites' answers to a list."""
+        binding, which = self.session.binding(index), digest(listed)
+        present = frozenset(unmask.open_list(listed, binding))
+        sealed = {
+            n: open_sealed(data, binding, n, which, present, self.graph, self.roster)
+            for n, data in answers.items()
+        }
+        return recover.open_answers(sealed, binding, which, present, self.graph)
+
     def leftover(
         self, listed: bytes, answers: Mapping[str, bytes], index: int = 0
     ) -> tuple[list[bytes], list[bytes]]:
         """Masks that the coordinator takes off, from the sites' answers."""
         binding = self.session.binding(index)
         alive = sorted(unmask.open_list(listed, binding))
-        present, which = frozenset(alive), digest(listed)
-        opened = {
-            n: recover.open_answer(data, binding, n, which, present, self.roster)
-            for n, data in answers.items()
-        }
+        opened = self.opened(listed, answers, index)
         return recover.leftover_masks(
             binding,
             index,

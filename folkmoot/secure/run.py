@@ -37,11 +37,13 @@ class SetUp:
 def session_of(context: RunContext) -> setup.Session:
     """Facts of the run that every message of its secure sums is bound to.
 
-    There is a sum of statistics before the first round, one per round, one of the last evaluation.
+    There is a sum of what sites say about levels where they settle on them, one of statistics before
+    the first round, one per round, one of the last evaluation.
     """
     if "secure.session" not in context.cache:
         aggregation, rounds = context.params.aggregation, context.params.model.rounds
         sums = (
+            *(((0, "levels"),) if _agrees(context) else ()),
             (0, "statistics"),
             *((round, "train") for round in range(1, rounds + 1)),
             (rounds + 1, "evaluate"),
@@ -60,8 +62,10 @@ def _plan(context: RunContext) -> str:
     """Digest of what decides on contributions, as this party was given it: params, contract, keys."""
     roster: Roster = context.roster
     sections = {"data", "anonymisation", "model", "privacy", "aggregation"}
+    params = context.params.model_dump(mode="json", include=sections)
+    params["anonymisation"]["settled"] = None  # one plan before and after the agreement
     values = {
-        "params": context.params.model_dump(mode="json", include=sections),
+        "params": params,
         "quorum": context.params.federation.required,
         "contract": context.contract.digest(),
         "keys": {site: roster.keys[site] for site in context.params.federation.members},
@@ -71,7 +75,15 @@ def _plan(context: RunContext) -> str:
 
 def index_of(step: Step, context: RunContext) -> int:
     """Place of the sum that a step belongs to."""
-    return context.params.model.rounds + 1 if step.name.startswith("final/") else step.round
+    if step.name.startswith("agree/"):
+        return 0
+    before = 1 if _agrees(context) else 0
+    last = context.params.model.rounds + 1
+    return before + (last if step.name.startswith("final/") else step.round)
+
+
+def _agrees(context: RunContext) -> bool:
+    return context.params.anonymisation.recoding == "agreed"
 
 
 def stage_of(step: Step) -> str:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.identity import Roster, sign, verify
 from folkmoot.secure import shamir
-from folkmoot.secure.boxes import OVERHEAD, open_box, seal_box
+from folkmoot.secure.boxes import OVERHEAD, open_box, pair_secret, seal_box
 from folkmoot.secure.graph import Neighbours, complete, sparse
 from folkmoot.secure.masks import SEED_BYTES, Binding, commitment
 from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
@@ -171,10 +171,13 @@ class Held:
         By dealer; a dealer whose box could not be opened is absent.
     faults : dict of str to str
         Code of the error of each box that could not be opened, by dealer.
+    pairs : dict of str to bytes
+        Keys (32 bytes) with each neighbour alone, which tie answers together.
     """
 
     shares: Mapping[str, Words]
     faults: Mapping[str, str]
+    pairs: Mapping[str, bytes]
 
 
 def key_message(session: Session, site: str, keys: Keys, signing: Ed25519PrivateKey) -> bytes:
@@ -385,6 +388,10 @@ def open_inbox(
     context = _context(session, listed)
     shares: dict[str, Words] = {site: own}
     faults: dict[str, FolkmootError] = {}
+    pairs = {
+        other: pair_secret(secret, announced[other].seal, context, (site, other), other)
+        for other in near
+    }
     for other, box in zip(near, artefact.arrays["boxes"], strict=True):
         try:
             content = open_box(bytes(box), secret, announced[other].seal, context, other, site)
@@ -394,7 +401,7 @@ def open_inbox(
         shares[other] = np.frombuffer(content, np.uint32).reshape(len(session.sums), WORDS)
     if len(shares) < graph.threshold and faults:
         raise faults[min(faults)]
-    return Held(shares, {other: error.code for other, error in faults.items()})
+    return Held(shares, {other: error.code for other, error in faults.items()}, pairs)
 
 
 def holders_of(graph: Neighbours, site: str) -> list[str]:

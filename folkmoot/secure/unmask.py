@@ -27,7 +27,8 @@ from folkmoot.identity import Roster, sign, verify
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.masks import Binding
 from folkmoot.secure.setup import SEED_WORDS, Held
-from folkmoot.wire import Artefact, canonical_json, digest, encode
+from folkmoot.secure.together import seal_together
+from folkmoot.wire import Artefact, canonical_json, encode
 
 __all__ = [
     "View",
@@ -220,12 +221,13 @@ def answer(
     """A site's one answer to a list that :func:`check_survivors` let pass; O(neighbours).
 
     Per neighbour a share of the self-mask's seed if it survived, else of its key: the choice is
-    made per site of the list, so never both of one.
+    made per site of the list, so never both of one.  The answer opens only beside those of
+    ``graph.threshold`` sites to the same list (:mod:`folkmoot.secure.together`).
 
     Returns
     -------
     bytes
-        Signed artefact with ``seeds`` (survivors held, 5) and ``keys`` (others held, 9).
+        Signed; inside ``seeds`` (survivors held, 5) and ``keys`` (others held, 9).
     """
     alive = set(survivors)
     near = [other for other in sorted((*graph.of(site), site)) if other in members]
@@ -236,14 +238,8 @@ def answer(
         "seeds": np.array([words[other][:SEED_WORDS] for other in seeds], np.uint32),
         "keys": np.array([words[other][SEED_WORDS:] for other in gone], np.uint32),
     }
-    meta = {
-        **binding.to_dict(),
-        "site": site,
-        "list": digest(listed),
-        "seeds": seeds,
-        "keys": gone,
-    }
-    return sign(encode(Artefact("secure-answer", meta, arrays)), signing)
+    content = encode(Artefact("secure-opened", {"seeds": seeds, "keys": gone}, arrays))
+    return seal_together(content, binding, site, listed, alive, graph, held.pairs, signing)
 
 
 def _lie(what: str, site: str | None = None) -> SecureError:

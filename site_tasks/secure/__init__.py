@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["summed"]
 
 #: Tasks whose releases are summed under masks.
-SUMMED = frozenset({"statistics", "train", "evaluate"})
+SUMMED = frozenset({"levels", "statistics", "train", "evaluate"})
 
 
 def summed(step: Step, context: RunContext) -> bool:

@@ -61,7 +61,8 @@ def conceal(
     layout = Layout.of(
         {n: ("linear" if linear[n] else "statistics", p.arrays) for n, p in update.parts.items()},
         limits_of(context),
-        units_of(context),
+        # Votes about levels are counts, and there is no space of features before they are settled.
+        None if stage_of(step) == "agree" else units_of(context),
     )
     vector = layout.encode(
         {name: part.arrays for name, part in update.parts.items()},

@@ -105,7 +105,8 @@ def memory(context: RunContext, home: SiteHome) -> Memory:
         arrays = entry.arrays
         shares = {k[2:]: v for k, v in arrays.items() if k.startswith("s/")}
         peers = {k[2:]: tuple(map(bytes, v)) for k, v in arrays.items() if k.startswith("p/")}
-        held = setup.Held(shares, entry.meta["faults"])
+        pairs = {k[2:]: bytes(v) for k, v in arrays.items() if k.startswith("c/")}
+        held = setup.Held(shares, entry.meta["faults"], pairs)
         context.cache[name] = Memory(own_keys(state), peers, held)
     found: Memory = context.cache[name]
     return found
@@ -136,6 +137,8 @@ def _open(context: RunContext, home: SiteHome, state: SiteState) -> bytes:
         announced,
     )
     arrays: dict[str, NDArray[Any]] = {f"s/{who}": words for who, words in held.shares.items()}
+    for other, key in held.pairs.items():
+        arrays[f"c/{other}"] = np.frombuffer(key, np.uint8)
     for other, found in announced.items():
         arrays[f"p/{other}"] = np.frombuffer(b"".join(found.masks), np.uint8).reshape(-1, 32)
     meta = {"members": digest(own.members_list), "faults": dict(held.faults)}

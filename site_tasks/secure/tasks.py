@@ -173,6 +173,10 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
 
 def _content(step: Step, context: RunContext, home: SiteHome) -> str:
     """What this site's contribution depends on, but for the run: its rows, the model's numbers."""
+    if stage_of(step) == "agree":
+        from site_tasks.agree import content
+
+        return content(context, home)
     prepared = load_prepared(context, home)
     model = ""
     if len(step.inputs) > 1:  # a model, beside the list of survivors

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from folkmoot.errors import SecureError
-from folkmoot.secure import recover, shamir
+from folkmoot.secure import shamir
 from folkmoot.secure.graph import default_threshold
 from folkmoot.secure.grid import Grid
 from folkmoot.secure.rehearsal import Rehearsal
@@ -174,16 +174,12 @@ def test_what_one_round_reveals_does_not_open_another():
     rehearsal.set_up()
     uploads = {n: rehearsal.upload(n, np.zeros(64, np.uint64), 0)[0] for n in names[:3]}
     listed = rehearsal.list_of(uploads, 0)
-    answers = [rehearsal.answer(n, listed, 0) for n in names[:3]]
+    answers = {n: rehearsal.answer(n, listed, 0) for n in names[:3]}
+    opened = rehearsal.opened(listed, answers)
+    assert sorted(opened) == names[:3]
     keys = rehearsal.sites["d"].keys
     for index in (0, 1):
-        opened = [
-            recover.open_answer(
-                data, rehearsal.session.binding(0), n, _digest(listed), names[:3], rehearsal.roster
-            )
-            for n, data in zip(names, answers, strict=False)
-        ]
-        stack = np.stack([one.keys["d"] for one in opened])[:, None, :]
+        stack = np.stack([opened[n].keys["d"] for n in names[:3]])[:, None, :]
         found = shamir.combine(stack, [1, 2, 3], 32)
         assert (found == [keys.masks[index]]) == (index == 0)
     masked, _ = rehearsal.upload("d", np.zeros(64, np.uint64), 1)
@@ -198,9 +194,3 @@ def test_keys_are_independent_and_kept_whole():
     assert Keys.from_bytes(keys.to_bytes()) == keys
     with pytest.raises(ValueError, match="keys of a run"):
         Keys.from_bytes(keys.to_bytes()[:-1])
-
-
-def _digest(data: bytes) -> str:
-    from folkmoot.wire import digest
-
-    return digest(data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,9 @@ from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import recover, setup
 from folkmoot.secure.layout import Layout
+from folkmoot.secure.masks import Binding
 from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.together import Sealed, open_sealed
 from folkmoot.secure.unmask import open_list, open_statement
 from folkmoot.updates import ReleasedUpdate, open_sum
 from folkmoot.wire import digest
@@ -129,25 +130,35 @@ def uploads(step: Step, context: RunContext) -> tuple[Collected, dict[str, bytes
 def _task(step: Step) -> _Task:
     if step.name.startswith("final/"):
         return _Task("evaluate", keys.evaluation)
+    if step.name.startswith("agree/"):
+        return _Task("levels", keys.agreement)
     if step.round == 0:
         return _Task("statistics", keys.masked_statistics)
     return _Task("train", lambda site: keys.update(step.round, site))
 
 
 def _answers(
-    context: RunContext, stage: str, binding: Any, listed: bytes, alive: Mapping[str, bytes]
+    context: RunContext, stage: str, binding: Binding, listed: bytes, alive: Mapping[str, bytes]
 ) -> tuple[dict[str, recover.Answer], list[str]]:
     """Answers that are in order, and the sites that were lost between upload and answer."""
-    found: dict[str, recover.Answer] = {}
-    present, which = frozenset(alive), digest(listed)
+    sealed: dict[str, Sealed] = {}
+    present, which, graph = frozenset(alive), digest(listed), set_up_of(context).graph
     for site in sorted(alive):
         data = context.store.find(context.key(keys.answer(stage, site)))
         if data is None:
             continue
         try:
-            found[site] = recover.open_answer(data, binding, site, which, present, context.roster)
+            sealed[site] = open_sealed(data, binding, site, which, present, graph, context.roster)
         except FolkmootError:
             continue  # as good as none: the others' may be enough
+    found = recover.open_answers(sealed, binding, which, present, graph)
+    if not found:
+        raise SecureError(
+            "secure.threshold",
+            f"{len(sealed)} sites answered this list of survivors, {graph.threshold} are needed; the "
+            "sum stays closed and nothing of it was revealed.",
+            "Wait for the missing sites' answers and run the step again, or go on with the next round.",
+        )
     return found, sorted(alive.keys() - found.keys())
 
 
