@@ -116,7 +116,7 @@ class SiteHome:
         ConfigError
             Where the folder already is a site, or name or permissions are faulty.
         """
-        from site_tasks.dataset import init_repository
+        from site_tasks.storage import init_repository
 
         root = Path(root).absolute()
         if (root / "site.toml").exists():

@@ -217,7 +217,7 @@ def test_a_remote_that_is_away_loses_nothing(home: SiteHome) -> None:
     kept = dataset.resolve(home)
     assert kept.fingerprint == dataset.resolve(home, "january").fingerprint
     remote.unlink()
-    dataset.push(home)
+    dataset.record(home, "Again")
     assert dataset.status(home)
 
 
@@ -253,5 +253,5 @@ def test_status_tells_whether_the_remote_holds_the_version(home: SiteHome) -> No
     assert dataset.status(home)
     shutil.rmtree(home.root.parents[1] / "remotes" / "clinic" / "files")
     assert not dataset.status(home)
-    dataset.push(home)
+    dataset.record(home, "Again")
     assert dataset.status(home)
