@@ -1,0 +1,258 @@
+"""Histograms of whole numbers: rows in bins, rows in nodes, gradients and Hessians summed by bin.
+
+All sums are over multiples of one public step (:class:`Grid`), so that they are the same in any
+order, from any number of sites, and under masks as without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.errors import ConfigError, SecureError
+from folkmoot.trees.compiled import compiled
+from folkmoot.trees.cuts import Cuts
+
+__all__ = ["Grid", "Route", "bin_rows", "build", "count", "leaves", "missing_code"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Public steps of gradients and Hessians, for which no federation's sum overflows.
+
+    Parameters
+    ----------
+    gradient, hessian : int
+        Exponents: the step is ``2**-exponent``.
+    most : int
+        Largest absolute value that a site's sum may have, in steps.
+    """
+
+    gradient: int
+    hessian: int
+    most: int
+
+    @staticmethod
+    def fit(sites: int, rows: int, gradient: float, hessian: float) -> Grid:
+        """The finest grid for at most ``rows`` rows a site, ``|g| <= gradient``, ``h <= hessian``.
+
+        A site's sum is then at most ``2**(62 - bits of sites)`` steps, and the sum of all of them
+        below ``2**62``.
+
+        Raises
+        ------
+        ConfigError
+            ``config.invalid`` where steps would be coarser than float32's own of the bounds.
+        """
+        room = 62 - sites.bit_length()
+        found = []
+        for bound in (gradient, hessian):
+            # A row is rounded up by half a step at most: one bit less.
+            exponent = room - 1 - math.ceil(math.log2(rows)) - math.ceil(math.log2(bound))
+            if math.ldexp(bound, exponent) < 2**24:
+                raise ConfigError(
+                    "config.invalid",
+                    f"Sums over {sites} sites of {rows} rows each leave no room for exact gradients.",
+                    "Lower aggregation.rows_limit to the most rows that a site has.",
+                )
+            found.append(exponent)
+        return Grid(found[0], found[1], 2**room)
+
+    @property
+    def units(self) -> tuple[float, float]:
+        """Value of one step."""
+        return 2.0**-self.gradient, 2.0**-self.hessian
+
+    def check(self, sums: NDArray[np.int64]) -> None:
+        """Refuse sums beyond what the grid is proven for; raises SecureError ``secure.range``."""
+        if sums.size and max(int(sums.max()), -int(sums.min())) > self.most:
+            raise SecureError(
+                "secure.range",
+                "A sum of gradients is larger than the federation's grid has room for.",
+                "Raise aggregation.rows_limit to the rows of the largest site; nothing was sent.",
+            )
+
+
+@dataclass(frozen=True)
+class Route:
+    """Arrays of a tree that lead a row to its node; one entry per node, -1 where it has no children."""
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    feature: NDArray[np.int64]
+    place: NDArray[np.int64]
+    default_left: NDArray[np.bool_]
+    #: Categories that go right, by node; one empty row where the tree has none.
+    codes: NDArray[np.bool_]
+
+
+def missing_code(cuts: Cuts) -> int:
+    """Bin code of a missing value: one above all bins of any feature."""
+    return int(np.diff(cuts.first).max())
+
+
+def bin_rows(rows: Array, cuts: Cuts) -> Array:
+    """Bin of every value within its feature; O(n · d · log bins).
+
+    Parameters
+    ----------
+    rows : ndarray, shape (n, d)
+        Features, NaN where missing; compared in float32, as XGBoost does.
+    cuts : Cuts
+
+    Returns
+    -------
+    ndarray of uint8 or uint16, shape (n, d)
+        :func:`missing_code` where missing.
+    """
+    missing = missing_code(cuts)
+    out = np.empty(rows.shape, np.uint8 if missing < 256 else np.uint16)
+    _bin(rows, cuts.values, cuts.first, cuts.categorical, missing, out)
+    return out
+
+
+def leaves(bins: Array, missing: int, route: Route) -> NDArray[np.int32]:
+    """Node that every row has come to; O(n · depth)."""
+    out = np.empty(len(bins), np.int32)
+    _walk(bins, missing, route.left, route.right, route.feature, route.place,
+          route.default_left, route.codes, out)  # fmt: skip
+    return out
+
+
+def build(
+    bins: Array,
+    first: NDArray[np.int64],
+    missing: int,
+    nodes: NDArray[np.int32],
+    wanted: Sequence[int],
+    gradient: NDArray[np.int64],
+    hessian: NDArray[np.int64],
+    out: NDArray[np.int64],
+) -> None:
+    """Add up gradients and Hessians by bin for some nodes; O(rows in them · d).
+
+    Parameters
+    ----------
+    bins : ndarray, shape (n, d)
+        From :func:`bin_rows`.
+    first, missing
+        Of the cuts.
+    nodes : ndarray of int32, shape (n,)
+        From :func:`leaves`.
+    wanted : sequence of int
+        The nodes that are asked for.
+    gradient, hessian : ndarray of int64, shape (n,)
+        On the grid.
+    out : ndarray of int64, shape (len(wanted), bins, 2)
+        Zeros; filled in.
+    """
+    slot = np.full(max(int(nodes.max(initial=0)), *wanted) + 2, len(wanted), np.int64)
+    slot[list(wanted)] = np.arange(len(wanted))
+    rows, starts = _sorted(nodes, slot, len(wanted))
+    _sum(bins, first, missing, rows, starts, gradient, hessian, out)
+
+
+def count(bins: Array, cuts: Cuts, weights: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Rows (or their weights in whole steps) per bin, shape (bins,); O(n · d)."""
+    out = np.zeros(cuts.bins, np.int64)
+    own = np.ones(0, np.int64) if weights is None else weights
+    _count(bins, cuts.first, missing_code(cuts), own, out)
+    return out
+
+
+@compiled
+def _bin(
+    rows: Array, values: Array, first: Array, categorical: Array, missing: int, out: Array
+) -> None:
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            v = np.float32(rows[i, j])
+            if np.isnan(v):
+                out[i, j] = missing
+                continue
+            low, high = first[j], first[j + 1]
+            if categorical[j]:
+                out[i, j] = min(max(np.int64(v), 0), high - low - 1)
+                continue
+            last = high - 1
+            while low < high:  # first edge above the value
+                middle = (low + high) // 2
+                if values[middle] > v:
+                    high = middle
+                else:
+                    low = middle + 1
+            out[i, j] = min(low, last) - first[j]
+
+
+@compiled
+def _walk(
+    bins: Array, missing: int, left: Array, right: Array, feature: Array, place: Array,
+    default_left: Array, codes: Array, out: Array,
+) -> None:  # fmt: skip
+    sets = codes.shape[0] > 1
+    for i in range(bins.shape[0]):
+        at = 0
+        while left[at] != -1:
+            b = np.int64(bins[i, feature[at]])
+            if b == missing:
+                goes_left = default_left[at]
+            elif sets and place[at] == -2:
+                goes_left = not codes[at, b]
+            else:
+                goes_left = b <= place[at]
+            at = left[at] if goes_left else right[at]
+        out[i] = at
+
+
+@compiled
+def _sorted(nodes: Array, slot: Array, wanted: int) -> Any:
+    """Rows of the wanted nodes, node by node, and where each begins."""
+    starts = np.zeros(wanted + 2, np.int64)
+    for i in range(len(nodes)):
+        starts[slot[nodes[i]] + 1] += 1
+    for s in range(wanted + 1):
+        starts[s + 1] += starts[s]
+    at = starts.copy()
+    rows = np.empty(starts[wanted], np.int32)
+    for i in range(len(nodes)):
+        s = slot[nodes[i]]
+        if s < wanted:
+            rows[at[s]] = i
+            at[s] += 1
+    return rows, starts
+
+
+@compiled
+def _sum(
+    bins: Array, first: Array, missing: int, rows: Array, starts: Array, gradient: Array,
+    hessian: Array, out: Array,
+) -> None:  # fmt: skip
+    d = bins.shape[1]
+    for s in range(out.shape[0]):
+        for r in range(starts[s], starts[s + 1]):
+            i = rows[r]
+            g, h = gradient[i], hessian[i]
+            if h == 0 and g == 0:
+                continue  # not sampled
+            for j in range(d):
+                b = np.int64(bins[i, j])
+                if b != missing:
+                    out[s, first[j] + b, 0] += g
+                    out[s, first[j] + b, 1] += h
+
+
+@compiled
+def _count(bins: Array, first: Array, missing: int, weights: Array, out: Array) -> None:
+    for i in range(bins.shape[0]):
+        w = weights[i] if len(weights) else 1
+        for j in range(bins.shape[1]):
+            b = np.int64(bins[i, j])
+            if b != missing:
+                out[first[j] + b] += w
