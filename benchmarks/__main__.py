@@ -22,6 +22,7 @@ NAMES = (
     "audits",
     "heart",
     "private_linear",
+    "private_round",
     "embedded",
     "ledger",
     "secure_aggregation",

@@ -15,8 +15,11 @@ and by Poisson's summation formula that sum is the same for all centres to withi
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
+from itertools import repeat
 from math import isqrt
 
 import numpy as np
@@ -28,6 +31,8 @@ from folkmoot.privacy.noise.tables import CHUNK, ONE, WORD, Table, exp_minus, po
 
 __all__ = ["SMOOTH", "discrete_gaussian", "largest_draw"]
 
+#: Numbers of one keystream; more are drawn by as many threads as there are cores.
+BLOCK = 1 << 18
 #: Variance from which on a discrete Gaussian smooths the integers to within 2^-141.
 SMOOTH = 5
 #: Largest standard deviation of one table, and of the whole: 14 deviations must fit 64 bits.
@@ -38,7 +43,7 @@ _LARGEST = 2**56
 def discrete_gaussian(
     sigma: Fraction | float, size: int | tuple[int, ...], entropy: Entropy | None = None
 ) -> NDArray[np.int64]:
-    """Draw from the discrete Gaussian; O(size · log sigma), some 10 to 40 ns per number.
+    """Draw from the discrete Gaussian; O(size · log sigma), 5 to 25 ns of one core per number.
 
     Parameters
     ----------
@@ -74,11 +79,25 @@ def discrete_gaussian(
         )
     entropy = entropy or Entropy()
     number, shape = size_of(size)
-    (_, first), *others = _tables(exact * exact)
+    tables = _tables(exact * exact)
     out = np.empty(number, np.int64)
-    small = np.empty(min(number, CHUNK), np.int32)
-    wide = np.empty(min(number, CHUNK), np.int64)
-    for start in range(0, number, CHUNK):
+    blocks = [out[start : start + BLOCK] for start in range(0, number, BLOCK)]
+    if len(blocks) == 1:
+        _fill(blocks[0], tables, entropy)
+    elif blocks:
+        # Each block has a keystream of its own, so that no thread waits for another's bits.
+        streams = [entropy.child() for _ in blocks]
+        with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as threads:
+            list(threads.map(_fill, blocks, repeat(tables), streams))
+    return out.reshape(shape)
+
+
+def _fill(out: NDArray[np.int64], tables: tuple[tuple[int, Table], ...], entropy: Entropy) -> None:
+    """Sums of the tables' scaled draws, in pieces that stay in a core's cache."""
+    (_, first), *others = tables
+    small = np.empty(min(len(out), CHUNK), np.int32)
+    wide = np.empty(min(len(out), CHUNK), np.int64)
+    for start in range(0, len(out), CHUNK):
         part = out[start : start + CHUNK]
         narrow, product = small[: len(part)], wide[: len(part)]
         first.fill(narrow, entropy)
@@ -87,7 +106,6 @@ def discrete_gaussian(
             table.fill(narrow, entropy)
             np.multiply(narrow, scale, out=product, dtype=np.int64)
             part += product
-    return out.reshape(shape)
 
 
 def largest_draw(sigma: Fraction | float) -> int:

@@ -57,6 +57,10 @@ class Entropy:
         """Whether it came from a seed, which makes what is drawn from it not private."""
         return self._seed is not None
 
+    def child(self) -> Entropy:
+        """Another stream: under a fresh key, or, where this one is seeded, under a seed of its bits."""
+        return Entropy(None if self._seed is None else self.words(32, "u1").tobytes())
+
     def words(self, n: int, dtype: DTypeLike) -> NDArray[Any]:
         """``n`` uniform unsigned integers of ``dtype``; O(n).
 

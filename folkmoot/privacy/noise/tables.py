@@ -30,7 +30,7 @@ DISTANCE = 2.0**-128
 WORD = 256
 ONE = 1 << WORD
 #: Numbers that are drawn at once: small enough for the core's cache.
-CHUNK = 1 << 15
+CHUNK = 1 << 16
 
 _CELLS = 1 << 16
 _UNDECIDED = -(1 << 30)
@@ -68,6 +68,10 @@ class Table:
             np.int32
         )
         self._keys = (rank[high].astype(np.uint64) << np.uint64(48)) | low
+        # Of each cell with a boundary: the first one, the value below it, and whether more follow.
+        first_of = np.flatnonzero(np.diff(high, prepend=-1))
+        self._edge, self._below = low[first_of], first_of + first
+        self._several = held[high[first_of]] > 1
 
     def fill(self, out: NDArray[np.int32], entropy: Entropy) -> None:
         """Draw ``len(out)`` numbers; O(len(out))."""
@@ -76,13 +80,20 @@ class Table:
         rest = np.flatnonzero(out <= _UNDECIDED)
         if not rest.size:
             return
-        rank = (_UNDECIDED - out[rest]).astype(np.uint64)
+        rank = _UNDECIDED - out[rest]
         low = entropy.words(rest.size, "<u8") >> np.uint64(16)
-        key = (rank << np.uint64(48)) | low
-        found = np.searchsorted(self._keys, key, side="right")
-        out[rest] = found + self._first
-        ties = np.flatnonzero((found > 0) & (self._keys[found - 1] == key))
-        for i in ties:
+        edge = self._edge[rank]
+        found = self._below[rank] + (low >= edge)
+        tied = low == edge
+        several = np.flatnonzero(self._several[rank])
+        if several.size:
+            key = (rank[several].astype(np.uint64) << np.uint64(48)) | low[several]
+            past = np.searchsorted(self._keys, key, side="right")
+            found[several] = past + self._first
+            # A key below every boundary has none to tie with; its neighbour never equals it.
+            tied[several] = self._keys[past - 1] == key
+        out[rest] = found
+        for i in np.flatnonzero(tied):
             whole = int(cells[rest[i]]) << 176 | int(low[i]) << 128 | entropy.bits(128)
             out[rest[i]] = bisect_right(self._bounds, whole) + self._first
 
