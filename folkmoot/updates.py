@@ -106,7 +106,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Masked:
-    """A part whose numbers are in the release's masked vector; opens in a sum alone."""
+    """A part whose numbers are in the release's hidden vector; opens in a sum alone."""
 
     weight: float = 1.0
 
@@ -123,8 +123,8 @@ _KINDS: dict[str, type] = {
     "statistics": Statistics,
     "masked": Masked,
 }
-#: The one array of a masked release.
-MASKED_VECTOR = "masked"
+#: All arrays of a release whose numbers are hidden: masked, or encrypted (``folkmoot.secure.ckks``).
+HIDDEN = ({"masked"}, {"cipher", "ends"})
 
 
 class PrivatisedUpdate:
@@ -141,22 +141,22 @@ class PrivatisedUpdate:
 
 
 class MaskedUpdate:
-    """A privatised update under masks: one vector of a ring; built by ``site_tasks.secure`` alone.
+    """A privatised update under masks or encryption; built by ``site_tasks.secure`` alone.
 
     Parameters
     ----------
     update : PrivatisedUpdate
         What was masked; its names and events stay, its numbers do not.
-    vector : ndarray of uint64 or uint32
-        All its numbers, masked.
+    hidden : dict of str to ndarray
+        All its numbers: ``masked``, a vector of a ring, or ``cipher`` and ``ends``.
     """
 
-    def __init__(self, door: object, update: PrivatisedUpdate, vector: Array) -> None:
+    def __init__(self, door: object, update: PrivatisedUpdate, hidden: Mapping[str, Array]) -> None:
         if door is not MASKED_DOOR or not isinstance(update, PrivatisedUpdate):
             raise _order("A MaskedUpdate is made of a PrivatisedUpdate by the site's masks alone.")
         self.parts: dict[str, Part] = {name: Masked() for name in update.parts}
         self.events = update.events
-        self.vector = vector
+        self.hidden = dict(hidden)
 
 
 class ReleasedUpdate:
@@ -170,8 +170,8 @@ class ReleasedUpdate:
         self.meta = dict(meta)
         self.parts = dict(parts)
         self.digest = digest
-        #: The masked vector of a release under masks, else None.
-        self.masked: Array | None = None
+        #: The arrays of a release whose numbers are hidden, else none.
+        self.hidden: Mapping[str, Array] = {}
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -206,7 +206,7 @@ def to_artefact(meta: Mapping[str, Any], update: PrivatisedUpdate | MaskedUpdate
     parts = {n: {"kind": kinds[type(p)], "weight": p.weight} for n, p in update.parts.items()}
     arrays = {f"{n}.{a}": v for n, p in update.parts.items() for a, v in p.arrays.items()}
     if isinstance(update, MaskedUpdate):
-        arrays[MASKED_VECTOR] = update.vector
+        arrays |= update.hidden
     return Artefact("update", {**meta, "parts": parts}, arrays)
 
 
@@ -255,7 +255,8 @@ def open_released(data: bytes, roster: Roster, expect: Mapping[str, Any]) -> Rel
             site=site,
         ) from None
     released = ReleasedUpdate(RELEASED_DOOR, artefact.meta, parts, digest(data))
-    released.masked = artefact.arrays.get(MASKED_VECTOR)
+    if set(artefact.arrays) in HIDDEN:
+        released.hidden = artefact.arrays
     return released
 
 
@@ -282,7 +283,7 @@ def open_sum(updates: Sequence[ReleasedUpdate], layout: Layout, total: Array) ->
     PrivacyError
         ``privacy.order`` for anything that did not come through a site's release door.
     """
-    if not updates or any(u.masked is None or len(u.sites) != 1 for u in updates):
+    if not updates or any(not u.hidden or len(u.sites) != 1 for u in updates):
         raise _order("A sum is opened of masked releases alone.")
     found, weights = layout.decode(total)
     parts: dict[str, Part] = {}
@@ -309,7 +310,7 @@ def _part(name: str, entry: Mapping[str, Any], artefact: Artefact) -> Part:
         return LinearUpdate(arrays, weight)
     if entry["kind"] == "statistics":
         return Statistics(arrays, weight)
-    if entry["kind"] == "masked" and not arrays and MASKED_VECTOR in artefact.arrays:
+    if entry["kind"] == "masked" and not arrays and set(artefact.arrays) in HIDDEN:
         return Masked(weight)
     raise ValueError
 

@@ -56,7 +56,7 @@ def check(context: RunContext, home: SiteHome) -> None:
     if context.params.privacy.evaluates == "exact" and not allowed.evaluation:
         raise _refusal(home, "evaluation", "keeps exact counts on held-out rows at the site")
     _pinned(context, home)
-    if allowed.insist_on_masks and not params.aggregation.masked:
+    if allowed.insist_on_masks and params.aggregation.protection != "masks":
         raise _refusal(home, "insist_on_masks", "does not permit updates that the coordinator sees")
     if params.privacy.seeded and not allowed.seeded:
         raise PrivacyError(

@@ -76,7 +76,7 @@ class Permissions(Section):
     minimum_contributors: Annotated[int, Field(ge=2)] = 3
     """Fewest sites in a secure sum that this site helps to open (`aggregation.protection: masks`)."""
     insist_on_masks: bool = False
-    """Whether nothing but sums under masks may leave: refuses plans with `aggregation.protection: none`."""
+    """Whether nothing but sums under masks may leave: refuses plans with `aggregation.protection: none`, and `ckks`, where one colluding site opens all."""
     epsilon_ceiling: Positive | None = None
     """Most epsilon of all releases of one lineage together, at `delta`; with one, `none` and `clip` are refused."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5

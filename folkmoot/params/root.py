@@ -144,6 +144,13 @@ class Params(Section):
                 "aggregation.protection masks knows sums alone: scaffold weighs single sites' control "
                 "variates, local_dp publishes single models; choose another model.linear.strategy"
             )
+        if aggregation.protection == "ckks" and (
+            self.model.kind != "linear" or self.anonymisation.recoding == "agreed"
+        ):
+            raise ValueError(
+                "aggregation.protection ckks serves linear models with a schema of their own: set it to "
+                "masks for model.kind trees and anonymisation.recoding agreed"
+            )
         if aggregation.defence.mode == "robust":
             raise ValueError(
                 "aggregation.defence.mode robust compares single updates, which protection masks "

@@ -21,7 +21,16 @@ from folkmoot.wire import canonical_json, digest
 if TYPE_CHECKING:
     from folkmoot.identity import Roster
 
-__all__ = ["SetUp", "index_of", "limits_of", "session_of", "set_up_of", "stage_of", "units_of"]
+__all__ = [
+    "SetUp",
+    "index_of",
+    "limits_of",
+    "session_of",
+    "set_up_of",
+    "stage_of",
+    "units_of",
+    "upload_key",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ def session_of(context: RunContext) -> setup.Session:
     the first round, one per round, one of the last evaluation.
     """
     if "secure.session" not in context.cache:
-        aggregation, rounds = context.params.aggregation, context.params.model.rounds
+        aggregation, rounds = context.params.aggregation, context.params.rounds
         sums = (
             *(((0, "levels"),) if _agrees(context) else ()),
             (0, "statistics"),
@@ -52,7 +61,13 @@ def session_of(context: RunContext) -> setup.Session:
         if aggregation.colluding is not None and aggregation.failing is not None:
             rates = (aggregation.colluding, aggregation.failing)
         context.cache["secure.session"] = setup.Session(
-            context.federation, context.run, _plan(context), sums, aggregation.threshold, rates
+            context.federation,
+            context.run,
+            _plan(context),
+            sums,
+            aggregation.threshold,
+            rates,
+            aggregation.protection == "ckks",
         )
     session: setup.Session = context.cache["secure.session"]
     return session
@@ -62,6 +77,8 @@ def _plan(context: RunContext) -> str:
     """Digest of what decides on contributions, as this party was given it: params, contract, keys."""
     roster: Roster = context.roster
     sections = {"data", "anonymisation", "model", "privacy", "aggregation"}
+    if context.params.statistics.active:
+        sections.add("statistics")
     params = context.params.model_dump(mode="json", include=sections)
     params["anonymisation"]["settled"] = None  # one plan before and after the agreement
     values = {
@@ -78,7 +95,7 @@ def index_of(step: Step, context: RunContext) -> int:
     if step.name.startswith("agree/"):
         return 0
     before = 1 if _agrees(context) else 0
-    last = context.params.model.rounds + 1
+    last = context.params.rounds + 1
     return before + (last if step.name.startswith("final/") else step.round)
 
 
@@ -89,6 +106,15 @@ def _agrees(context: RunContext) -> bool:
 def stage_of(step: Step) -> str:
     """Folder of the sum's messages: ``round-003``, ``final``."""
     return step.name.partition("/")[0]
+
+
+def upload_key(step: Step, site: str) -> str:
+    """Where a site's contribution to the sum of a step lies."""
+    if step.name.startswith("final/"):
+        return keys.evaluation(site)
+    if step.name.startswith("agree/"):
+        return keys.agreement(site)
+    return keys.update(step.round, site) if step.round else keys.masked_statistics(site)
 
 
 def set_up_of(context: RunContext) -> SetUp:

@@ -38,13 +38,18 @@ __all__ = [
     "Held",
     "Keys",
     "Session",
+    "context_of",
     "deal",
     "key_list",
     "key_message",
+    "member_list",
     "open_inbox",
     "open_keys",
+    "open_listing",
     "open_members",
     "open_shares",
+    "opened_message",
+    "private_key",
     "share_message",
 ]
 
@@ -70,6 +75,8 @@ class Session:
         Of the complete graph; ``floor(2n/3) + 1`` when None.
     rates : (float, float), optional
         Largest shares of colluding and of failing sites: makes the graph sparse.
+    encrypted : bool
+        Whether sums are encrypted instead of masked: then no site has keys of single sums.
     """
 
     federation: str
@@ -78,6 +85,12 @@ class Session:
     sums: tuple[tuple[int, str], ...]
     threshold: int | None = None
     rates: tuple[float, float] | None = None
+    encrypted: bool = False
+
+    @property
+    def keyed(self) -> int:
+        """Sums that each site has keys of its own for."""
+        return 0 if self.encrypted else len(self.sums)
 
     def binding(self, index: int) -> Binding:
         """Of the sum at a place of ``sums``."""
@@ -90,6 +103,7 @@ class Session:
             "run": self.run,
             "plan": self.plan,
             "sums": [list(one) for one in self.sums],
+            **({"encrypted": True} if self.encrypted else {}),
             **more,
         }
 
@@ -184,7 +198,7 @@ def key_message(session: Session, site: str, keys: Keys, signing: Ed25519Private
     """First message of a site; O(sums), 32 bytes a sum."""
     arrays = {
         "seal": _bytes([_public(keys.seal)]),
-        "masks": _bytes([_public(key) for key in keys.masks]),
+        "masks": _bytes([_public(key) for key in keys.masks]).reshape(-1, 32),
     }
     return sign(encode(Artefact("secure-keys", session.bound(site=site), arrays)), signing)
 
@@ -197,10 +211,10 @@ def open_keys(data: bytes, session: Session, site: str, roster: Roster) -> Annou
     SecureError
         ``secure.key``, naming the site: not signed by it, or for another run.
     """
-    artefact = _open(data, "secure-keys", session.bound(site=site), site, roster)
+    artefact = opened_message(data, "secure-keys", session.bound(site=site), site, roster)
     try:
         seal, masks = artefact.arrays["seal"], artefact.arrays["masks"]
-        fit = seal.shape == (1, 32) and masks.shape == (len(session.sums), 32)
+        fit = seal.shape == (1, 32) and masks.shape == (session.keyed, 32)
         if not fit or seal.dtype != np.uint8 or masks.dtype != np.uint8:
             raise ValueError
     except (KeyError, ValueError):
@@ -267,7 +281,7 @@ def share_message(
     masks = shamir.split(keys.masks, points, graph.threshold)
     shares = dict(zip(holders, np.concatenate([seeds, masks], axis=2), strict=True))
     own = X25519PrivateKey.from_private_bytes(keys.seal)
-    context = _context(session, listed)
+    context = context_of(session, listed)
     boxes = [
         seal_box(shares[other].tobytes(), own, announced[other].seal, context, site, other)
         for other in near
@@ -289,7 +303,7 @@ def open_shares(
         ``secure.key`` or ``secure.share``, naming the site.
     """
     expect = session.bound(site=site, keys=digest(listed))
-    artefact = _open(data, "secure-shares", expect, site, roster)
+    artefact = opened_message(data, "secure-shares", expect, site, roster)
     near = graph.of(site)
     length = 4 * WORDS * len(session.sums) + OVERHEAD
     shapes = {"boxes": (len(near), length), "commitments": (len(session.sums), 32)}
@@ -304,6 +318,12 @@ def open_shares(
             )
     boxes = {other: bytes(row) for other, row in zip(near, artefact.arrays["boxes"], strict=True)}
     return Dealt(boxes, tuple(bytes(row) for row in artefact.arrays["commitments"]))
+
+
+def member_list(session: Session, listed: bytes, messages: Mapping[str, bytes]) -> bytes:
+    """Canonical JSON that names every second message of the set-up by its digest."""
+    sites = {site: digest(data) for site, data in sorted(messages.items())}
+    return canonical_json(session.bound(keys=digest(listed), sites=sites))
 
 
 def deal(
@@ -322,11 +342,10 @@ def deal(
         ``secure.threshold`` where too few sites dealt shares.
     """
     graph.check(messages)
-    sites = {site: digest(data) for site, (data, _) in sorted(messages.items())}
-    members = canonical_json(session.bound(keys=digest(listed), sites=sites))
+    members = member_list(session, listed, {site: data for site, (data, _) in messages.items()})
     inboxes = {}
-    for site in sites:
-        near = [other for other in graph.of(site) if other in sites]
+    for site in sorted(messages):
+        near = [other for other in graph.of(site) if other in messages]
         boxes = _bytes([messages[other][1].boxes[site] for other in near])
         meta = session.bound(site=site, members=digest(members))
         inboxes[site] = encode(Artefact("secure-inbox", meta, {"boxes": boxes}))
@@ -348,6 +367,16 @@ def open_members(data: bytes, session: Session, listed: bytes, graph: Neighbours
         raise _key("coordinator", "names members that announced no keys")
     graph.check(sites)
     return frozenset(sites)
+
+
+def open_listing(data: bytes) -> dict[str, str]:
+    """Digests of the messages in a list that :func:`open_members` let pass, by site."""
+    return {str(site): str(found) for site, found in json.loads(data)["sites"].items()}
+
+
+def private_key(secret: bytes) -> X25519PrivateKey:
+    """A private key of :class:`Keys`."""
+    return X25519PrivateKey.from_private_bytes(secret)
 
 
 def open_inbox(
@@ -385,7 +414,7 @@ def open_inbox(
             site=site,
         )
     secret = X25519PrivateKey.from_private_bytes(keys.seal)
-    context = _context(session, listed)
+    context = context_of(session, listed)
     shares: dict[str, Words] = {site: own}
     faults: dict[str, FolkmootError] = {}
     pairs = {
@@ -409,7 +438,7 @@ def holders_of(graph: Neighbours, site: str) -> list[str]:
     return sorted((*graph.of(site), site))
 
 
-def _context(session: Session, listed: bytes) -> str:
+def context_of(session: Session, listed: bytes) -> str:
     """What boxes are bound to: run, plan, sums and the set-up's key list, as one digest."""
     return digest(canonical_json(session.bound(keys=digest(listed))))
 
@@ -424,7 +453,16 @@ def _bytes(rows: list[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
 
 
-def _open(data: bytes, kind: str, expect: Mapping[str, Any], site: str, roster: Roster) -> Artefact:
+def opened_message(
+    data: bytes, kind: str, expect: Mapping[str, Any], site: str, roster: Roster
+) -> Artefact:
+    """A message of the set-up, where it is signed by its site and bound to what is expected.
+
+    Raises
+    ------
+    SecureError
+        ``secure.key``, naming the site.
+    """
     try:
         artefact = decode(verify(data, roster.key(site), what=f"A {kind} message"), kind=kind)
     except ProtocolError as error:

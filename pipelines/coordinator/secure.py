@@ -13,6 +13,7 @@ from folkmoot.errors import FolkmootError, ProtocolError, RoundError, SecureErro
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import setup
+from folkmoot.secure.encrypted import open_offer
 from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.unmask import open_list, survivor_list
 from pipelines.coordinator import lock
@@ -43,6 +44,8 @@ def deal(step: Step, context: RunContext) -> list[ArtifactRef]:
     session = session_of(context)
     listed = context.store.get(context.key(keys.SECURE_KEYS))
     graph = setup.neighbours(session, listed)
+    if session.encrypted:
+        return _members(step, context, listed)
 
     def check(site: str, data: bytes) -> tuple[bytes, setup.Dealt]:
         return data, setup.open_shares(data, session, site, listed, graph, context.roster)
@@ -51,6 +54,20 @@ def deal(step: Step, context: RunContext) -> list[ArtifactRef]:
     members, inboxes = setup.deal(session, listed, graph, found)
     for site, inbox in inboxes.items():
         context.store.put(context.key(keys.secure("inbox", site)), inbox)
+    return [context.store.put(context.key(keys.SECURE_MEMBERS), members)]
+
+
+def _members(step: Step, context: RunContext, listed: bytes) -> list[ArtifactRef]:
+    """Who takes part in encrypted sums; their key pair lies in the first member's message."""
+    session, required = session_of(context), context.params.federation.required
+
+    def check(site: str, data: bytes) -> bytes:
+        open_offer(data, session, site, listed, required, context.roster)
+        return data
+
+    found = _gather(step, context, "shares", check)
+    setup.neighbours(session, listed).check(found)
+    members = setup.member_list(session, listed, found)
     return [context.store.put(context.key(keys.SECURE_MEMBERS), members)]
 
 

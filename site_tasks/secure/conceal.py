@@ -1,10 +1,12 @@
-"""Masks on what a site releases: the one place where a :class:`MaskedUpdate` is made."""
+"""Masks or encryption on what a site releases: the one place where a :class:`MaskedUpdate` is made."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from folkmoot.exchange import ArtifactRef
 from folkmoot.identity import verify
@@ -15,6 +17,7 @@ from folkmoot.secure.run import index_of, limits_of, session_of, set_up_of, stag
 from folkmoot.secure.unmask import View, statement
 from folkmoot.updates import MASKED_DOOR, LinearUpdate, MaskedUpdate, PrivatisedUpdate
 from folkmoot.wire import canonical_json, decode, digest
+from site_tasks.secure.encrypted import encrypt
 from site_tasks.secure.memory import memory, state_of
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ def conceal(
     identity: str,
     inputs: Sequence[str],
 ) -> tuple[MaskedUpdate, dict[str, Any]]:
-    """Put a privatised update on the grid and under the masks of its sum; O(peers · numbers).
+    """Put a privatised update on the grid, and under masks or encryption; O(peers · numbers).
 
     Parameters
     ----------
@@ -55,7 +58,7 @@ def conceal(
         ``secure.key`` or ``secure.share`` where the set-up does not hold.
     """
     index, session = index_of(step, context), session_of(context)
-    binding, known = session.binding(index), memory(context, home)
+    binding = session.binding(index)
     state = state_of(context, home)
     linear = {n: isinstance(part, LinearUpdate) for n, part in update.parts.items()}
     layout = Layout.of(
@@ -72,11 +75,15 @@ def conceal(
         outside="clip",
     )
     state.claim(index, binding, identity)
-    peers = {other: public[index] for other, public in known.peers.items()}
-    add_masks(
-        vector,
-        *own_masks(binding, home.name, known.keys.masks[index], known.keys.seeds[index], peers),
-    )
+    if session.encrypted:
+        made = encrypt(context, home, vector)
+        hidden: dict[str, NDArray[Any]] = {"cipher": made.data, "ends": made.ends}
+    else:
+        known = memory(context, home)
+        peers = {other: public[index] for other, public in known.peers.items()}
+        own = known.keys.masks[index], known.keys.seeds[index]
+        add_masks(vector, *own_masks(binding, home.name, *own, peers))
+        hidden = {"masked": vector}
     view = View(
         plan=session.plan,
         members=digest(set_up_of(context).members_list),
@@ -85,7 +92,7 @@ def conceal(
         answered=state.answered(index),
     )
     meta = {"secure": {"layout": layout.to_dict(), "view": view.to_dict()}}
-    return MaskedUpdate(MASKED_DOOR, update, vector), meta
+    return MaskedUpdate(MASKED_DOOR, update, hidden), meta
 
 
 def publish_statement(

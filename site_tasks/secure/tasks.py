@@ -16,6 +16,7 @@ from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
 from site_tasks import permissions
 from site_tasks.home import SiteHome
 from site_tasks.prepared import load_prepared
+from site_tasks.secure import encrypted
 from site_tasks.secure.memory import announced_by, memory, new_state, own_keys, state_of
 
 __all__ = ["announce", "share", "statistics", "unmask"]
@@ -26,7 +27,7 @@ def announce(step: Step, context: RunContext) -> list[ArtifactRef]:
     home = SiteHome.find(step.place, context.workspace)
     permissions.check(context, home)
     session = session_of(context)
-    drawn = setup.Keys.draw(len(session.sums))
+    drawn = setup.Keys.draw(session.keyed)
     message = setup.key_message(session, home.name, drawn, home.key())
     new_state(context, home, message).once("keys", drawn.to_bytes)
     return [context.store.put(context.key(step.outputs[0]), message)]
@@ -82,12 +83,16 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
             "Find out who made it; shares were dealt to the first alone.",
             site=home.name,
         )
-    made = state.once("shares", make)[4 * setup.WORDS * len(session.sums) :]
+    if session.encrypted:
+        made = encrypted.offer(context, home, listed)
+    else:
+        made = state.once("shares", make)[4 * setup.WORDS * len(session.sums) :]
     return [context.store.put(context.key(step.outputs[0]), made)]
 
 
 def statistics(step: Step, context: RunContext) -> list[ArtifactRef]:
     """Summed statistics of prepared rows, under masks."""
+    from site_tasks.prepare import schema_meta
     from site_tasks.release import release
 
     home = SiteHome.find(step.place, context.workspace)
@@ -106,6 +111,7 @@ def statistics(step: Step, context: RunContext) -> list[ArtifactRef]:
             inputs=[prepared.fingerprint, prepared.digest],
             make=make,
             fingerprint=prepared.fingerprint,
+            meta=schema_meta(context),
         )
     ]
 
@@ -151,11 +157,10 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
         if context.params.privacy.mechanism in permissions.EXACT:
             state.compare(_content(step, context, home), survivors, least)
 
-    made = state.answer(
-        index,
-        binding,
-        listed,
-        lambda: answer(
+    def make() -> bytes:
+        if session.encrypted:
+            return encrypted.answer(step, context, home, binding, listed, survivors)
+        return answer(
             binding,
             index,
             home.name,
@@ -165,7 +170,13 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
             graph=own.graph,
             held=memory(context, home).held,
             signing=home.key(),
-        ),
+        )
+
+    made = state.answer(
+        index,
+        binding,
+        listed,
+        make,
         check,
     )
     return [context.store.put(context.key(step.outputs[0]), made)]

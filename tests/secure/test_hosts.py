@@ -1,4 +1,7 @@
-"""Secure sums on every host: the same model, and a site that is lost between upload and answer."""
+"""Secure sums on every host: the same model, and a site that is lost between upload and answer.
+
+The sites settle on levels first, by a sum as well.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ def settings(rounds: int = 2) -> Params:
     return parse_params(
         {
             "federation": {"quorum": 3},
+            "data": {"recipe": "synthetic", "rows": 1200},
+            "anonymisation": {"recoding": "agreed", "k": 5, "suppression_limit": 1.0},
             "model": {"linear": {"strategy": "fedavg", "rounds": rounds}},
             "aggregation": {"protection": "masks"},
             "tracking": {"enabled": False},
@@ -35,6 +40,10 @@ def folder(workspace: Path) -> Path:
 def arrays(workspace: Path, round: int) -> dict[str, bytes]:
     model = decode((folder(workspace) / f"round-{round:03d}" / "model").read_bytes(), kind="model")
     return {name: array.tobytes() for name, array in model.arrays.items()}
+
+
+def schema(workspace: Path) -> bytes:
+    return (folder(workspace) / "round-000" / "schema.json").read_bytes()
 
 
 def embedded(params: Params, workspace: Path) -> dict[str, Any]:
@@ -62,6 +71,7 @@ def test_dvc_agrees_with_the_embedded_host(workspace_of: Callable[..., Path]) ->
     first, second = embedded(params, one), dvc(params, other)
     for round in range(3):
         assert arrays(one, round) == arrays(other, round)
+    assert schema(one) == schema(other)
     assert first["metrics"] == second["metrics"]
 
 
@@ -99,6 +109,7 @@ def test_airflow_goes_on_without_a_site_that_is_lost_between(
     airflow(params, other)
     absent.join()
     assert absent.taken
+    assert schema(one) == schema(other)
     # site-d contributed before it was lost: the sum is the same, and nobody ran again.
     record = json.loads((folder(other) / "round-001" / "record.json").read_text())
     assert record["secure"]["silent"] == ["site-d"]

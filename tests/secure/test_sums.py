@@ -133,7 +133,7 @@ def test_a_false_share_is_passed_over_while_true_ones_suffice():
     rehearsal.set_up()
     party = rehearsal.sites["s1"]
     party.held = type(party.held)(
-        {dealer: words ^ 1 for dealer, words in party.held.shares.items()}, {}
+        {dealer: words ^ 1 for dealer, words in party.held.shares.items()}, {}, party.held.pairs
     )
     plain = {n: np.arange(4, dtype=np.uint64) for n in names}
     uploads = {n: rehearsal.upload(n, plain[n].copy())[0] for n in names}

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import recover, setup
+from folkmoot.secure.ckks import MOST_BYTES, Packing
+from folkmoot.secure.encrypted import agreed_sum
 from folkmoot.secure.layout import Layout
 from folkmoot.secure.masks import Binding
 from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
-from folkmoot.secure.together import Sealed, open_sealed
+from folkmoot.secure.together import Sealed, open_sealed, open_together
 from folkmoot.secure.unmask import open_list, open_statement
 from folkmoot.updates import ReleasedUpdate, open_sum
 from folkmoot.wire import digest
@@ -58,36 +61,47 @@ def gather(step: Step, context: RunContext) -> Collected:
     missing = dict(collected.missing)
     missing |= {u.site: "protocol.missing" for u in collected.updates if u.site not in statements}
     layout = Layout.from_dict(updates[0].meta["secure"]["layout"])
-    total = np.zeros(layout.size, np.uint64)
-    for update in updates:
-        if update.masked is not None:  # uploads saw to it
-            np.add(total, update.masked, out=total)
-    answers, silent = _answers(context, stage, binding, listed, statements)
-    announced, dealt = _set_up(context)
-    add, subtract = recover.leftover_masks(
-        binding,
-        index,
-        sorted(statements),
-        answers,
-        members=own.members,
-        graph=own.graph,
-        announced=announced,
-        dealt=dealt,
-    )
-    recover.unmask(total, add, subtract, threads=len(os.sched_getaffinity(0)))
-    summed = open_sum(updates, layout, total)
-    check_sum(summed, context)
-    report = {
-        "silent": silent,
-        "threshold": own.graph.threshold,
+    sealed = _answers(context, stage, binding, listed, statements)
+    which, threshold = digest(listed), own.graph.threshold
+    report: dict[str, Any] = {
+        "protection": context.params.aggregation.protection,
+        "threshold": threshold,
         "error_bounds": layout.error_bounds(len(updates)),
     }
+    if session.encrypted:
+        contents = open_together(sealed, binding, which, own.graph)
+        _enough(sealed, contents, threshold)
+        total, odd = agreed_sum(contents, layout.size, threshold)
+        report["silent"] = sorted(statements.keys() - contents.keys())
+        report["contradicting"] = odd
+        report["ciphertext_bytes"] = max(int(u.hidden["cipher"].size) for u in updates)
+    else:
+        total = np.zeros(layout.size, np.uint64)
+        for update in updates:
+            np.add(total, update.hidden["masked"], out=total)
+        answers = recover.open_answers(sealed, binding, which, frozenset(statements), own.graph)
+        _enough(sealed, answers, threshold)
+        report["silent"] = sorted(statements.keys() - answers.keys())
+        announced, dealt = _set_up(context)
+        add, subtract = recover.leftover_masks(
+            binding,
+            index,
+            sorted(statements),
+            answers,
+            members=own.members,
+            graph=own.graph,
+            announced=announced,
+            dealt=dealt,
+        )
+        recover.unmask(total, add, subtract, threads=len(os.sched_getaffinity(0)))
+    summed = open_sum(updates, layout, total)
+    check_sum(summed, context)
     return Collected(updates, missing, collected.required, summed, report)
 
 
 def uploads(step: Step, context: RunContext) -> tuple[Collected, dict[str, bytes]]:
     """Uploads that are in order, with their statements; sites that differ from the rest left out."""
-    task, stage = _task(step), stage_of(step)
+    task, stage = _task(step, context), stage_of(step)
     own, session = set_up_of(context), session_of(context)
     binding = session.binding(index_of(step, context))
     statements: dict[str, bytes] = {}
@@ -101,12 +115,11 @@ def uploads(step: Step, context: RunContext) -> tuple[Collected, dict[str, bytes
             raise _unfit(site, "is not a member of the run's sums, or made no statement")
         upload, view = open_statement(data, binding, site, context.roster)
         layout = Layout.from_dict(update.meta["secure"]["layout"])
-        vector = update.masked
         if upload != update.digest or view.to_dict() != update.meta["secure"]["view"]:
             raise _unfit(site, "made a statement about another upload")
         if (view.plan, view.layout) != (session.plan, layout.digest()):
             raise _unfit(site, "has another plan or layout than it states")
-        if vector is None or vector.dtype != np.uint64 or vector.shape != (layout.size,):
+        if not _fits(update, layout, context):
             raise _unfit(site, "sent a vector of another length or type than its layout has")
         statements[site] = data
         seen[site] = view.layout
@@ -127,7 +140,20 @@ def uploads(step: Step, context: RunContext) -> tuple[Collected, dict[str, bytes
     return collected, {site: data for site, data in statements.items() if site not in odd}
 
 
-def _task(step: Step) -> _Task:
+def _fits(update: ReleasedUpdate, layout: Layout, context: RunContext) -> bool:
+    """Whether what hides a site's numbers has the length and type of its layout."""
+    if context.params.aggregation.protection == "ckks":
+        cipher, ends = update.hidden.get("cipher"), update.hidden.get("ends")
+        count = Packing.of(len(context.params.federation.members)).ciphertexts(layout.size)
+        fit = cipher is not None and cipher.dtype == np.uint8 and cipher.size <= count * MOST_BYTES
+        return fit and ends is not None and ends.dtype == np.int64 and ends.shape == (count,)
+    vector = update.hidden.get("masked")
+    return vector is not None and vector.dtype == np.uint64 and vector.shape == (layout.size,)
+
+
+def _task(step: Step, context: RunContext) -> _Task:
+    if context.params.statistics.active:
+        return _Task("statistics", lambda site: keys.update(step.round, site))
     if step.name.startswith("final/"):
         return _Task("evaluate", keys.evaluation)
     if step.name.startswith("agree/"):
@@ -139,8 +165,8 @@ def _task(step: Step) -> _Task:
 
 def _answers(
     context: RunContext, stage: str, binding: Binding, listed: bytes, alive: Mapping[str, bytes]
-) -> tuple[dict[str, recover.Answer], list[str]]:
-    """Answers that are in order, and the sites that were lost between upload and answer."""
+) -> dict[str, Sealed]:
+    """Answers that are in order, still closed."""
     sealed: dict[str, Sealed] = {}
     present, which, graph = frozenset(alive), digest(listed), set_up_of(context).graph
     for site in sorted(alive):
@@ -151,15 +177,17 @@ def _answers(
             sealed[site] = open_sealed(data, binding, site, which, present, graph, context.roster)
         except FolkmootError:
             continue  # as good as none: the others' may be enough
-    found = recover.open_answers(sealed, binding, which, present, graph)
-    if not found:
+    return sealed
+
+
+def _enough(sealed: Mapping[str, Sealed], opened: Mapping[str, object], threshold: int) -> None:
+    if not opened:
         raise SecureError(
             "secure.threshold",
-            f"{len(sealed)} sites answered this list of survivors, {graph.threshold} are needed; the "
+            f"{len(sealed)} sites answered this list of survivors, {threshold} are needed; the "
             "sum stays closed and nothing of it was revealed.",
             "Wait for the missing sites' answers and run the step again, or go on with the next round.",
         )
-    return found, sorted(alive.keys() - found.keys())
 
 
 def _set_up(
