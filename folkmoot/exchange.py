@@ -72,7 +72,8 @@ class ExchangeStore:
     Parameters
     ----------
     url : str
-        ``file:///folder``, a plain path, ``memory://…``, ``s3://bucket/prefix`` …
+        ``file:///folder``, a plain path, ``memory://…``, ``s3://bucket/prefix`` …; at a site also
+        ``https://coordinator/exchange/v1``.
     options : dict, optional
         Options of the fsspec filesystem.
     """
@@ -83,6 +84,10 @@ class ExchangeStore:
         self._backend: _Backend
         if text.startswith("file://") or "://" not in text:
             self._backend = _Folder(Path(text.removeprefix("file://")))
+        elif text.startswith("https://"):
+            from folkmoot.exchange_https import HttpsBackend
+
+            self._backend = HttpsBackend(text)
         else:
             self._backend = _Remote(text, dict(options or {}))
 
@@ -139,6 +144,33 @@ class ExchangeStore:
         """Reference to what is published under ``key``, or None; reads it."""
         data = self.find(key)
         return None if data is None else ArtifactRef(key, sha256(data), len(data))
+
+    def path(self, key: str) -> Path | None:
+        """Where an artefact lies, or would, on a store that is a folder; None on any other."""
+        backend = self._backend
+        return backend.root / _check(key) if isinstance(backend, _Folder) else None
+
+    def adopt(self, key: str, part: Path) -> bool:
+        """Publish a file on the store's own file system, in one step; False where the key is taken.
+
+        Raises
+        ------
+        TransientError
+            ``transient.disk-full`` or ``transient.exchange``; nothing was published.
+        """
+        path = self.path(key)
+        if path is None:
+            before = self.find(key) is not None
+            self.put(key, part.read_bytes())
+            return not before
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _transient(error, key) from None
+        return True
 
     def list(self, folder: str) -> list[str]:
         """Sorted keys directly in ``folder``."""

@@ -1,0 +1,217 @@
+"""The exchange store as a site sees it: the coordinator's, over HTTPS, with the site's own key.
+
+The other end is ``pipelines.guard.exchange``.  Uploads and downloads that are cut off go on where
+they stopped; what arrives is held to the digest that the coordinator states.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from folkmoot.errors import ConfigError, ProtocolError, TransientError
+from folkmoot.identity.visit import Visit
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["HttpsBackend", "refusal"]
+
+#: Bytes of one request: what is lost at most when the line is cut.
+PART = 32 * 1024 * 1024
+ATTEMPTS = 6
+
+
+class HttpsBackend:
+    """Reads and creates artefacts at ``https://host[:port]/exchange/v1``.
+
+    Parameters
+    ----------
+    url : str
+        Of the store.
+    visit : Visit, optional
+        How the site gets there; by default what ``FOLKMOOT_COORDINATOR`` names.
+    """
+
+    def __init__(self, url: str, visit: Visit | None = None) -> None:
+        self._visit = visit or Visit.load()
+        parts = urlsplit(url)
+        if f"{parts.scheme}://{parts.netloc}" != self._visit.url:
+            raise ConfigError(
+                "config.invalid",
+                f"federation.exchange: {url} is not at the coordinator that this site joined.",
+                f"It is at {self._visit.url}: join again, or correct the address.",
+            )
+        self._root = parts.path.rstrip("/")
+        self._open: httpx.Client | None = None
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Publish; False where something is published under the key."""
+        digest = _structured(data)
+        offset, view = 0, memoryview(data)
+        while True:
+            part = view[offset : offset + PART]
+            headers = {
+                "repr-digest": digest,
+                "upload-offset": str(offset),
+                "upload-length": str(len(data)),
+                "content-type": "application/octet-stream",
+            }
+            answer = self._send("PATCH", key, headers=headers, content=bytes(part))
+            if answer.status_code == 201:
+                return True
+            if answer.status_code == 204 or "upload-offset" in answer.headers:
+                offset = int(answer.headers["upload-offset"])
+                if offset > len(data):
+                    raise _failed(key, "a wrong offset")
+                continue
+            if answer.status_code == 409 and not answer.content:
+                return False
+            raise _failed(key, f"status {answer.status_code}")
+
+    def read(self, key: str) -> bytes | None:
+        """The artefact, or None."""
+        data, etag, failures = b"", "", 0
+        while True:
+            headers = {"range": f"bytes={len(data)}-", "if-range": etag} if data else {}
+            try:
+                with self._streamed(key, headers) as answer:
+                    if answer.status_code == 404:
+                        return None
+                    if answer.status_code == 200:
+                        data = b""
+                    elif answer.status_code != 206:
+                        answer.read()
+                        raise refusal(answer, key) or _failed(key, f"status {answer.status_code}")
+                    etag, stated = answer.headers["etag"], answer.headers["repr-digest"]
+                    chunks = [data]
+                    try:
+                        chunks.extend(answer.iter_raw())
+                    finally:
+                        data = b"".join(chunks)
+            except self._errors() as error:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise _failed(key, type(error).__name__) from None
+                time.sleep(0.2 * 2**failures)
+                continue
+            if _structured(data) != stated:
+                raise ProtocolError(
+                    "protocol.digest",
+                    f"{key} arrived with another digest than the coordinator states.",
+                    "Run the step again; where it happens again, see what changes bytes on the way.",
+                )
+            return data
+
+    def names(self, folder: str) -> list[str]:
+        """Sites read what they are referred to, and list nothing."""
+        raise ProtocolError(
+            "protocol.refused",
+            f"A site cannot list {folder} of the exchange store.",
+            "Run this at the coordinator.",
+        )
+
+    def _streamed(self, key: str, headers: dict[str, str]) -> Any:
+        path = f"{self._root}/{key}"
+        signed = {"authorization": f"Bearer {self._visit.token('GET', path)}", **headers}
+        return self._client().stream("GET", path, headers=signed)
+
+    def _send(self, method: str, key: str, **arguments: Any) -> Any:
+        """Send a request again where the line was cut; refusals are raised."""
+        path = f"{self._root}/{key}"
+        for attempt in range(ATTEMPTS):
+            try:
+                answer = self._visit.request(self._client(), method, path, **arguments)
+            except self._errors() as error:
+                if attempt == ATTEMPTS - 1:
+                    raise _failed(key, type(error).__name__) from None
+                time.sleep(0.2 * 2**attempt)
+                continue
+            if answer.status_code in {429, 502, 503, 504} and attempt < ATTEMPTS - 1:
+                time.sleep(0.5 * 2**attempt)
+                continue
+            refused = refusal(answer, key)
+            if refused is not None:
+                raise refused
+            return answer
+        raise AssertionError("unreachable")
+
+    def _client(self) -> httpx.Client:
+        if self._open is None:
+            self._open = self._visit.client()
+        return self._open
+
+    @staticmethod
+    def _errors() -> tuple[type[Exception], ...]:
+        import httpx
+
+        return (httpx.TransportError,)
+
+
+#: What the guard's reasons mean to whoever runs the site.
+_REASONS = {
+    "unknown-site": (
+        "does not know this site, or has shut it out",
+        "Ask the coordinator for an invitation, then folkmoot site join TOKEN.",
+    ),
+    "signature": (
+        "knows this site by another key",
+        "Ask the coordinator for a new invitation, then folkmoot site join TOKEN.",
+    ),
+    "expired": (
+        "takes this site's clock to be behind",
+        "Set the clock of this machine (NTP) and try again.",
+    ),
+    "not-yet": (
+        "takes this site's clock to be ahead",
+        "Set the clock of this machine (NTP) and try again.",
+    ),
+    "bound": (
+        "was reached under another path than this site used",
+        "Let no proxy on the way rewrite paths.",
+    ),
+    "replay": ("saw this request before", "Try again; look for a proxy that repeats requests."),
+    "queue": (
+        "does not let this site take jobs of that queue",
+        "The only queue of a site is site-NAME: start its worker with folkmoot site up.",
+    ),
+    "worker-name": (
+        "does not let this site run a worker of that name",
+        "Start the worker with folkmoot site up.",
+    ),
+    "rate": ("finds this site asking too often", "Look for a second worker of the site."),
+    "size": ("does not take that many bytes", "Ask the coordinator to raise its limit."),
+    "run": (
+        "has no open run of that name with this site",
+        "Compare federation and run with the coordinator's.",
+    ),
+}
+
+
+def refusal(answer: Any, what: str) -> ProtocolError | None:
+    """What the guard refused, as an error; None for other answers."""
+    if answer.status_code not in {400, 401, 403, 411, 413, 422, 429}:
+        return None
+    try:
+        reason = str(answer.json().get("reason"))
+    except (ValueError, AttributeError):
+        reason = f"status {answer.status_code}"
+    told, remedy = _REASONS.get(
+        reason, (f"refused it ({reason[:60]})", "folkmoot doctor --site NAME says more.")
+    )
+    return ProtocolError("protocol.refused", f"{what}: the coordinator {told}.", remedy)
+
+
+def _structured(data: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+def _failed(key: str, how: str) -> TransientError:
+    return TransientError(
+        "transient.exchange",
+        f"The coordinator's exchange store did not take or give {key} ({how}).",
+        "Check the network to the coordinator; the step can be repeated and goes on where it was.",
+    )
