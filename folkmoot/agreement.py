@@ -10,6 +10,9 @@ Lattice, order of its nodes and steps are public: they follow from contract and 
 of every node one small number (a code): which of :data:`STEPS` bounds what it would lose there beyond
 the node that is best for it, whether it would suppress more than its limit, or that it cannot live
 with it.
+
+Under masks (``aggregation.protection``) nobody sees a site's codes: what leaves is the sum over all
+sites of their :func:`votes`.
 """
 
 from __future__ import annotations
@@ -35,14 +38,19 @@ __all__ = [
     "BEYOND",
     "OVER",
     "STEPS",
+    "UNIT",
     "SchemaLattice",
     "codes_of",
+    "losses_of",
     "schema_digest",
     "settled",
+    "votes",
 ]
 
 #: Loss beyond a site's own optimum, as a share of all cells' information: upper end of each step.
 STEPS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
+#: Losses of :func:`votes` are whole numbers of this much.
+UNIT = STEPS[0]
 #: Added to a node's step where a site would suppress more rows than its limit.
 OVER = 128
 #: Code of a node that a site cannot live with: it loses more than all steps, or breaks a model.
@@ -152,6 +160,38 @@ def codes_of(regret: NDArray[np.float64]) -> Codes:
     """Steps of losses beyond the optimum, rounded up, or ``BEYOND``; shape of ``regret``."""
     codes = np.searchsorted(np.array(STEPS) + 1e-12, regret)
     return np.where(codes < len(STEPS), codes, BEYOND).astype(np.uint8)
+
+
+def losses_of(codes: Codes) -> NDArray[np.float64]:
+    """Most that a site loses at each node beyond its optimum; infinite where it does not satisfy."""
+    steps = np.full(256, np.inf)
+    steps[: len(STEPS)] = STEPS
+    return np.asarray(steps[codes])
+
+
+def votes(codes: Codes) -> dict[str, NDArray[np.int64]]:
+    """What a site adds to the secure sum that levels are settled on by.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8, shape (nodes,)
+        As :func:`codes_of`, with ``OVER`` where the site's limit of suppression would be passed.
+
+    Returns
+    -------
+    dict of str to ndarray of int64, each of shape (nodes,)
+        ``able``: 1 where its loss lies within the steps; ``within``: 1 where it stays within its limit
+        as well; ``loss``: its step in units of :data:`UNIT` where it is able, else 0.
+    """
+    able = codes != BEYOND
+    steps = np.zeros(256, np.int64)
+    steps[: len(STEPS)] = np.rint(np.array(STEPS) / UNIT)
+    loss = np.where(able, steps[np.where(able, codes & ~np.uint8(OVER), 0)], 0)
+    return {
+        "able": able.astype(np.int64),
+        "within": (codes < OVER).astype(np.int64),
+        "loss": loss.astype(np.int64),
+    }
 
 
 def schema_digest(contract: Contract, anonymisation: Anonymisation) -> str:

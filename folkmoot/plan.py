@@ -84,6 +84,10 @@ class RoundPlan:
         found = self._stages.get(prefix.partition("/")[0], ())
         return tuple(step for step in found if step.name.startswith(prefix))
 
+    def opening(self) -> tuple[Step, ...]:
+        """All steps before the first round, in order."""
+        return tuple(s for s in self.steps if s.round == 0)
+
     def step(self, name: str) -> Step:
         """The step of a name, in O(1); KeyError where there is none."""
         return self._by_name[name]

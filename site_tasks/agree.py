@@ -3,12 +3,14 @@
 The site searches the lattice of levels over its own rows (``anonymise.full_domain``) and releases one
 code per node: in which of six public steps its loss beyond its own optimum lies, and whether it would
 suppress more rows than the plan's limit.  Neither the optimum's loss, nor numbers of rows, nor classes
-leave.  The codes do depend on the rows, so the plan may claim no differential privacy.
+leave.  Under masks the codes do not leave either: what the coordinator sees is the sum of all sites'
+votes.  Both do depend on the rows, so the plan may claim no differential privacy.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.agreement import BEYOND, OVER, SchemaLattice
+from folkmoot.agreement import BEYOND, OVER, SchemaLattice, votes
 from folkmoot.errors import DataError, PrivacyError
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import canonical_json
@@ -30,13 +32,13 @@ if TYPE_CHECKING:
     from folkmoot.plan import RunContext, Step
     from site_tasks.anonymise.job import Job
 
-__all__ = ["agree", "own_limit", "remember"]
+__all__ = ["agree", "content", "own_limit", "remember"]
 
 FORMAT = 1
 
 
 def agree(step: Step, context: RunContext) -> list[ArtifactRef]:
-    """Release one code per node of the lattice (``folkmoot.agreement``).
+    """Release one code per node of the lattice (``folkmoot.agreement``), or votes into a secure sum.
 
     Raises
     ------
@@ -69,7 +71,8 @@ def agree(step: Step, context: RunContext) -> list[ArtifactRef]:
     codes = _held(codes, context, home)
 
     def make() -> Mapping[str, Part]:
-        return {"agreement": Statistics({"codes": codes})}
+        masked = context.params.aggregation.masked
+        return {"agreement": Statistics(votes(codes) if masked else {"codes": codes})}
 
     return [
         release(
@@ -77,11 +80,20 @@ def agree(step: Step, context: RunContext) -> list[ArtifactRef]:
             context,
             home,
             key=step.outputs[0],
-            inputs=[stage, hashlib.sha256(codes.tobytes()).hexdigest()],
+            # Keyed: under masks nobody may test a guess at the codes.
+            inputs=[stage, hmac.new(job.secret, codes.tobytes(), hashlib.sha256).hexdigest()],
             make=make,
             fingerprint=job.fingerprint,
         )
     ]
+
+
+def content(context: RunContext, home: SiteHome) -> str:
+    """What the site says about levels depends on, but for the run: its rows and the settings."""
+    from site_tasks.prepare import validated_job
+
+    _, stage = validated_job(context, home)
+    return _name(context, "levels", stage)
 
 
 def own_limit(job: Job, context: RunContext, home: SiteHome, stage: str) -> Job:

@@ -45,6 +45,7 @@ __all__ = [
     "encode",
     "prepare_again",
     "report",
+    "schema_meta",
     "validate",
     "validated_job",
     "verify",
@@ -122,12 +123,12 @@ def encode(step: Step, context: RunContext) -> list[ArtifactRef]:
             inputs=[prepared.fingerprint, prepared.digest],
             make=make,
             fingerprint=prepared.fingerprint,
-            meta={**_schema(context), **_summary(context, home, record)},
+            meta={**schema_meta(context), **_summary(context, home, record)},
         )
     ]
 
 
-def _schema(context: RunContext) -> dict[str, str]:
+def schema_meta(context: RunContext) -> dict[str, str]:
     """Digest of the schema that was settled on, so that the coordinator sees one at every site."""
     if context.params.anonymisation.settled is None:
         return {}

@@ -72,12 +72,16 @@ def check_evaluation(update: ReleasedUpdate, context: RunContext) -> None:
 
 def check_statistics(update: ReleasedUpdate, context: RunContext) -> None:
     """Summed statistics of prepared rows; raises as :func:`check_update`."""
-    if context.params.anonymisation.settled is not None:
-        own = schema_digest(context.contract, context.params.anonymisation)
-        _demand(update.meta.get("schema") == own, update, "was prepared under another schema")
+    _same_schema(update, context)
     _demand(update.parts.keys() <= {"statistics"}, update, "has parts nobody asked for")
     _paper(update, context, {})
     _statistics(update, context)
+
+
+def _same_schema(update: ReleasedUpdate, context: RunContext) -> None:
+    if context.params.anonymisation.settled is not None:
+        own = schema_digest(context.contract, context.params.anonymisation)
+        _demand(update.meta.get("schema") == own, update, "was prepared under another schema")
 
 
 def _statistics(update: ReleasedUpdate, context: RunContext) -> None:
@@ -95,8 +99,12 @@ def check_masked(update: ReleasedUpdate, context: RunContext) -> None:
     names, costs = {"statistics"}, dict[str, Event]()
     if task == ["train"]:
         names, costs = {"update", "evaluation"}, dict(_costs(context, update.meta["round"]))
+    elif task == ["levels"]:
+        names = {"agreement"}
     elif task == ["evaluate"]:
         names, costs = {"evaluation"}, dict(_costs(context, 0))
+    else:
+        _same_schema(update, context)
     masked = all(isinstance(part, Masked) for part in update.parts.values())
     _demand(masked and update.parts.keys() <= names, update, "is not the masked release asked for")
     _demand(task != ["train"] or "update" in update.parts, update, "has no update")

@@ -5,6 +5,9 @@ large wherever it is, weighs no more than others.  Its limit of suppression coul
 to levels at which nothing is left to learn: where one site's limit alone costs the others more than
 ``anonymisation.pull_limit``, the site is left out as far as the quorum allows, or the run stops and
 says why.
+
+Under masks the coordinator sees sums over the sites alone: the choice is the same, and whom a limit
+belongs to is unknown, so that limits which pull too far stop the run.
 """
 
 from __future__ import annotations
@@ -16,17 +19,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.agreement import BEYOND, OVER, STEPS, SchemaLattice, schema_digest
+from folkmoot.agreement import (
+    BEYOND,
+    OVER,
+    STEPS,
+    UNIT,
+    SchemaLattice,
+    losses_of,
+    schema_digest,
+)
 from folkmoot.errors import ProtocolError, RoundError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import ReleasedUpdate, Statistics
 from folkmoot.wire import canonical_json
-from pipelines.coordinator.collect import collect
+from pipelines.coordinator.aggregate.secure_sum import gather
+from pipelines.coordinator.collect import Collected, collect
 
-__all__ = ["Choice", "choose", "settle"]
+__all__ = ["Choice", "choose", "choose_summed", "settle"]
 
 Codes = NDArray[np.uint8]
+Votes = Mapping[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,8 @@ class Choice:
     node : int
         Number of the node.
     steps : dict of str to float
-        By site, the most it loses beyond its own optimum (global certainty penalty).
+        By site, the most it loses beyond its own optimum (global certainty penalty); under masks
+        the mean of all of them, by the name ``*``.
     left_out : tuple of str
         Sites that were left out, because their limit would have cost the others too much.
     """
@@ -55,17 +69,13 @@ def settle(step: Step, context: RunContext) -> list[ArtifactRef]:
     ------
     RoundError
         ``round.quorum`` where too few sites said anything, ``round.schema`` where no levels suit.
+    SecureError
+        As :func:`pipelines.coordinator.aggregate.secure_sum.gather`, under masks.
     """
-    lattice = SchemaLattice.of(context.contract, context.params.anonymisation)
-
-    def fits(update: ReleasedUpdate, context: RunContext) -> None:
-        _codes(update, lattice)
-
-    collected = collect(step, context, "levels", keys.agreement, fits)
-    codes = {update.site: _codes(update, lattice) for update in collected.updates}
     settings = context.params.anonymisation
-    choice = choose(
-        codes, lattice.heights(context.contract), settings.pull_limit, collected.required
+    lattice = SchemaLattice.of(context.contract, settings)
+    collected, choice = (_summed if context.params.aggregation.masked else _single)(
+        step, context, lattice
     )
     levels = lattice.levels(choice.node)
     chosen = settings.model_copy(update={"settled": levels})
@@ -77,6 +87,26 @@ def settle(step: Step, context: RunContext) -> list[ArtifactRef]:
         "missing": {**collected.missing, **dict.fromkeys(choice.left_out, "round.schema")},
     }
     return [context.store.put(context.key(keys.SCHEMA), canonical_json(values))]
+
+
+def _single(step: Step, context: RunContext, lattice: SchemaLattice) -> tuple[Collected, Choice]:
+    def fits(update: ReleasedUpdate, context: RunContext) -> None:
+        _codes(update, lattice)
+
+    collected = collect(step, context, "levels", keys.agreement, fits)
+    codes = {update.site: _codes(update, lattice) for update in collected.updates}
+    heights = lattice.heights(context.contract)
+    limit = context.params.anonymisation.pull_limit
+    return collected, choose(codes, heights, limit, collected.required)
+
+
+def _summed(step: Step, context: RunContext, lattice: SchemaLattice) -> tuple[Collected, Choice]:
+    collected = gather(step, context)
+    sites = len(collected.updates)
+    found = _votes(collected, lattice, sites)
+    heights = lattice.heights(context.contract)
+    limit = context.params.anonymisation.pull_limit
+    return collected, choose_summed(found, sites, heights, limit)
 
 
 def choose(
@@ -106,7 +136,7 @@ def choose(
         found = _best(codes, staying, heights)
         site, pull = _strongest(codes, staying, heights, found)
         if found is not None and pull <= pull_limit:
-            steps = {s: _losses(codes[s])[found] for s in staying}
+            steps = {s: losses_of(codes[s])[found] for s in staying}
             return Choice(found, {s: float(x) for s, x in steps.items()}, tuple(left))
         if site is None or len(staying) - 1 < max(required, 1):
             raise _refused(site, pull, pull_limit)
@@ -114,9 +144,49 @@ def choose(
         left.append(site)
 
 
+def choose_summed(
+    votes: Votes, sites: int, heights: NDArray[np.float64], pull_limit: float
+) -> Choice:
+    """The node that :func:`choose` takes, from sums alone.
+
+    Parameters
+    ----------
+    votes : mapping of str to ndarray of int64, each of shape (nodes,)
+        Sums over the sites of :func:`folkmoot.agreement.votes`.
+    sites : int
+        How many they are of.
+    heights : ndarray of float64, shape (nodes,)
+        Public losses, which break ties.
+    pull_limit : float
+        Most that the limits of all sites together may cost a site on average, and most that a single
+        site may cost each other one as far as sums can tell.
+
+    Raises
+    ------
+    RoundError
+        ``round.schema``.  No site is named or left out: sums do not tell which it would be.
+    """
+    able, total = votes["able"], votes["loss"] * UNIT
+    suits = np.where((able == sites) & (votes["within"] == sites), total, np.inf)
+    least = suits.min()
+    free = np.where(able == sites, total, np.inf).min()
+    if not np.isfinite(least):
+        raise _refused_summed(sites if np.isfinite(free) else None, np.inf, pull_limit)
+    pull = (least - free) / sites
+    if sites > 1:
+        # Where all but one could live, that one's loss at the chosen node is at most the last step.
+        others = np.where(able == sites - 1, total, np.inf).min()
+        pull = max(pull, (least - STEPS[-1] - others) / (sites - 1))
+    if pull > pull_limit + 1e-12:
+        raise _refused_summed(sites, pull, pull_limit)
+    tied = np.flatnonzero(suits <= least + 1e-12)
+    node = int(tied[np.argmin(heights[tied])])
+    return Choice(node, {"*": float(least / sites)}, ())
+
+
 def _best(codes: Mapping[str, Codes], sites: list[str], heights: NDArray[np.float64]) -> int | None:
     """Node of least summed loss within every site's limit, or None."""
-    total = np.sum([_losses(codes[site]) for site in sites], axis=0)
+    total = np.sum([losses_of(codes[site]) for site in sites], axis=0)
     least = total.min()
     if not np.isfinite(least):
         return None
@@ -140,18 +210,31 @@ def _strongest(
         if found is None:
             pull = np.inf
         else:
-            spared = [_losses(codes[o])[found] - _losses(codes[o])[without] for o in others]
+            spared = [losses_of(codes[o])[found] - losses_of(codes[o])[without] for o in others]
             pull = float(np.mean(spared))
         if pull > worst[1]:
             worst = (site, pull)
     return worst
 
 
-def _losses(codes: Codes) -> NDArray[np.float64]:
-    """Most that a site loses at each node beyond its optimum; infinite where it does not satisfy."""
-    steps = np.full(256, np.inf)
-    steps[: len(STEPS)] = STEPS
-    return np.asarray(steps[codes])
+def _votes(collected: Collected, lattice: SchemaLattice, sites: int) -> Votes:
+    (summed,) = collected.contributions
+    part = summed.parts.get("agreement")
+    arrays = part.arrays if isinstance(part, Statistics) else {}
+    most = {"able": sites, "within": sites, "loss": sites * round(STEPS[-1] / UNIT)}
+    fit = summed.parts.keys() == {"agreement"} and arrays.keys() == most.keys()
+    if not fit or not all(
+        array.dtype == np.int64
+        and array.shape == (lattice.size,)
+        and ((array >= 0) & (array <= most[name])).all()
+        for name, array in arrays.items()
+    ):
+        raise ProtocolError(
+            "protocol.mismatch",
+            "The sum of what the sites say about levels does not fit the run's lattice.",
+            "Check that all sides run the same version of folkmoot.",
+        )
+    return arrays
 
 
 def _codes(update: ReleasedUpdate, lattice: SchemaLattice) -> Codes:
@@ -194,4 +277,17 @@ def _refused(site: str | None, pull: float, limit: float) -> RoundError:
         f"The limit of suppression of site {site} {what}.",
         "Raise anonymisation.suppression_limit (1 leaves it free), lower federation.quorum so that the "
         "site may be left out, or use recoding local.",
+    )
+
+
+def _refused_summed(sites: int | None, pull: float, limit: float) -> RoundError:
+    if sites is None or not np.isfinite(pull):
+        return _refused(None, pull, limit)
+    return RoundError(
+        "round.schema",
+        f"Limits of suppression would cost each of {sites} sites {pull:.1%} of its information on "
+        f"average, more than anonymisation.pull_limit allows ({limit:.1%}). Under masks nobody can "
+        "tell whose limits they are.",
+        "Raise anonymisation.suppression_limit (1 leaves it free), leave out a site that is much "
+        "smaller than the others (federation.sites), or use recoding local.",
     )

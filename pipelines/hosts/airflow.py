@@ -241,7 +241,7 @@ class _Builder:
         if agreed:
             with TaskGroup("agree", tooltip=docs.AGREE):
                 self._sites("agree", docs.AGREE, start)
-                self._add([self.plan.step("agree/settle")])
+                self._add(s for s in self.plan.stage("agree/") if s.place == COORDINATOR)
         with TaskGroup("prepare", tooltip=docs.PREPARE):
             self._sites("prepare", docs.PREPARE, None if agreed else start)
         if self.plan.stage("setup/"):
@@ -260,6 +260,9 @@ class _Builder:
             *evaluation, _ = self.plan.stage("final/")
             self._add(evaluation)
         conclude = self._add([self.plan.step("final/conclude")])
+        for each in self.plan:
+            for first in self._before(each):
+                self.tasks[first] >> self.tasks[each.name]
         self._close(start, conclude)
 
     def _sites(self, stage: str, tooltip: str, start: OpenRun | None) -> None:
@@ -277,12 +280,10 @@ class _Builder:
                 start >> self.tasks[steps[0].name]
 
     def _add(self, steps: Iterable[Step]) -> Any:
-        """Tasks of steps, behind those they follow; returns the last."""
+        """Tasks of steps; returns the last."""
         task = None
         for step in steps:
             task = self.tasks[step.name] = self.task(step)
-            for before in self._before(step):
-                self.tasks[before] >> task
         return task
 
     def task(self, step: Step) -> SiteTask | StageTask:
@@ -309,7 +310,7 @@ class _Builder:
         if step.name.startswith("final/evaluate/"):
             # A stage that could not close stops the evaluation as well.
             return tuple(s.name for s in self.plan if s.round and s.name.endswith("/aggregate"))
-        if step.place == COORDINATOR or step.name.startswith(("agree/", "prepare/")):
+        if step.place == COORDINATOR or not step.round:
             return step.after
         return step.after[:1]
 

@@ -99,7 +99,7 @@ _BODIES = {
     ),
     "coordinator.settle": (
         "Picks the levels of least summed loss that all sites satisfy. A site whose limit alone would "
-        "cost the others too much is left out as far as the quorum allows."
+        "cost the others too much is left out as far as the quorum allows. Under masks sums decide."
     ),
     "coordinator.initialise": "Makes the initial model, scaled by the sites' summed statistics.",
     "coordinator.aggregate": (

@@ -119,7 +119,7 @@ def task_id(step: Step | str) -> str:
     if parts[0] in {"agree", "prepare"} and len(parts) > 2:
         return f"{parts[0]}.{parts[2]}.{parts[1]}-{parts[2]}"
     if parts[0] == "agree":
-        return "agree.settle"
+        return f"agree.{parts[1]}"
     if parts[0] == "setup":
         return f"setup.{'-'.join(parts[1:])}"
     if parts[0] == "final":

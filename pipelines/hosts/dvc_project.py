@@ -20,6 +20,7 @@ import yaml
 
 from folkmoot.contract import Contract
 from folkmoot.errors import ConfigError
+from folkmoot.identity.orders import signature_key
 from folkmoot.params import Params, load_params
 from folkmoot.plan import RoundPlan, keys
 from folkmoot.sections import load_yaml
@@ -50,6 +51,8 @@ _PREPARED = (
     "data.scaling",
     "model.kind",
 )
+#: What a set-up of secure sums is bound to.
+_SETUP = ("data", "anonymisation", "model", "privacy", "aggregation", "federation.quorum")
 _RUN = ("federation", "data", "anonymisation", "model", "privacy", "aggregation", "tracking")
 
 
@@ -241,20 +244,15 @@ class Project:
             "federation.quorum",
             *self._training(initial=True),
         )
-        made = [self.stored(keys.model(0))]
+        needed = [*statistics, contract, roster]
+        made = [self.stored(keys.model(0)), self.stored(signature_key(keys.model(0)))]
         if self.params.aggregation.masked:
-            # One set-up serves one course of rounds: whatever changes a round needs a new one.
-            first = (
-                "data",
-                "anonymisation",
-                "model",
-                "privacy",
-                "aggregation",
-                "federation.quorum",
-            )
-            made.append(self.stored(keys.SECURE_KEYS).parent)
+            # One set-up serves one course of rounds: whatever changes a round needs a new one.  It is
+            # made here, or by `settle` where levels are settled on under masks.
+            first = _SETUP
+            (needed if agreed else made).append(self.stored(keys.SECURE_KEYS).parent)
         stages["initialise"] = self._stage(
-            "initialise", "initial global model", [*statistics, contract, roster], first, made
+            "initialise", "initial global model", needed, first, made
         )
         settings = (
             "data.scaling",
@@ -331,7 +329,9 @@ class Project:
 
     def _agreement(self, public: list[Path]) -> dict[str, Any]:
         """A stage per site that says which levels it could live with, and one that settles."""
-        stages = {}
+        stages: dict[str, Any] = {}
+        if self.params.aggregation.masked:
+            return {"settle": self._settled_by_sums(public)}
         said = {site: self.stored(keys.agreement(site)) for site in self.plan.sites}
         for site, file in said.items():
             home = self.workspace / "sites" / site
@@ -350,6 +350,18 @@ class Project:
             [self.stored(keys.SCHEMA)],
         )
         return stages
+
+    def _settled_by_sums(self, public: list[Path]) -> dict[str, Any]:
+        """Under masks one stage: whatever changes what a site says needs a new set-up for all."""
+        homes = [self.workspace / "sites" / site for site in self.plan.sites]
+        watched = [h / name for h in homes for name in ("data/dataset.version", "public.toml")]
+        return self._stage(
+            "settle",
+            "set-up of secure sums; one schema: the levels of least summed loss",
+            [*watched, *public],
+            _SETUP,
+            [self.stored(keys.SCHEMA), self.stored(keys.SECURE_KEYS).parent],
+        )
 
     def _stage(
         self,

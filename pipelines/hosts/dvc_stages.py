@@ -157,9 +157,23 @@ def _agree(project: Project, site: str) -> None:
 
 def _settle(project: Project) -> None:
     context = _context(project)
-    execute(project.plan.step("agree/settle"), context)
+    if project.params.aggregation.masked:
+        _sum_up(project, context)
+    else:
+        execute(project.plan.step("agree/settle"), context)
     levels = (load_json(context, keys.SCHEMA) or {})["levels"]
     _say(f"Levels: {', '.join(f'{name} {level}' for name, level in levels.items())}")
+
+
+def _sum_up(project: Project, context: RunContext) -> None:
+    """Everything up to the agreement, with a new set-up of the secure sums."""
+    shutil.rmtree(project.stored("agree"), ignore_errors=True)
+    for site in project.plan.sites:
+        project.stored(keys.agreement(site)).unlink(missing_ok=True)
+    walk = Walk(project.plan, context, Progress(say=_say))
+    for step in project.plan.opening():
+        if step.name.startswith(("agree/", "setup/")):
+            walk.do(step)
 
 
 def _anonymise(project: Project, site: str) -> None:
@@ -193,15 +207,16 @@ def _initialise(project: Project) -> None:
     if not project.params.aggregation.masked:
         execute(project.plan.step("round-000/initialise"), context)
         return
-    # A new set-up: keys of an earlier one are never used for other sums.
+    # Sums of an earlier set-up are none of this one's.
     for path in project.stored("round-000").glob("*"):
         if path.name == "survivors.json" or path.name.startswith(
             ("masked-", "statement-", "answer-")
         ):
             path.unlink()
     walk = Walk(project.plan, context, Progress(say=_say))
-    for step in (*project.plan.stage("setup/"), *project.plan.stage("round-000/")):
-        walk.do(step)
+    for step in project.plan.opening():
+        if step.name.startswith(("setup/", "round-000/")):
+            walk.do(step)
 
 
 def _round(project: Project, round: int) -> None:

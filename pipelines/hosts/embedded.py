@@ -82,6 +82,8 @@ class Walk:
         """
         cores = usable_cores()
         workers = min(len(steps), cores) if self.plan.kind == "trees" else 1
+        if steps[0].body == "site.compute":  # these three talk to one another
+            workers = len(steps)
         self.context.cache["threads"] = max(1, cores // max(1, workers))
         if workers < 2:
             for step in steps:
@@ -153,9 +155,7 @@ def run(
         walk = Walk(plan, context, progress)
         clock.lap("set_up")
         progress.say(f"Run {name}: {len(plan.sites)} sites prepare their data")
-        for step in (*plan.stage("agree/"), *plan.stage("prepare/")):
-            walk.do(step)
-        for step in (*plan.stage("setup/"), *plan.stage("round-000/")):
+        for step in plan.opening():
             walk.do(step)
         clock.lap("preparation")
         last = _rounds(walk, clock)

@@ -1,5 +1,7 @@
 """Steps of secure sums: the set-up before the first, two more per stage whose results are summed.
 
+Where sites settle on levels under masks, the set-up comes before they say anything about them.
+
 A stage that is summed is ``task at the sites → survivors → unmask at the sites → close``; a plain one
 ``task at the sites → close``.
 """
@@ -20,7 +22,8 @@ ANY = 1
 def set_up(params: Params) -> Iterable[Step]:
     """Two tasks per site, once per run: announce keys, deal shares."""
     sites, required = params.federation.members, params.federation.required
-    before = {site: f"prepare/encode/{site}" for site in sites}
+    agreed = params.anonymisation.recoding == "agreed"
+    before = {s: f"agree/validate/{s}" if agreed else f"prepare/encode/{s}" for s in sites}
     inputs: tuple[str, ...] = ()
     for body, what, closing, output in (
         ("announce", "keys", "keys", keys.SECURE_KEYS),

@@ -45,7 +45,8 @@ def prepare(params: Params) -> Iterable[Step]:
     inputs = tuple(keys.statistics(site) for site in sites)
     quorum = params.federation.required
     if params.aggregation.masked:
-        yield from secure.set_up(params)
+        if not agreed:
+            yield from secure.set_up(params)
         after = (*after, "setup/deal")
         if params.privacy.mechanism in {"none", "clip"}:
             yield from secure.statistics(params)
@@ -66,24 +67,37 @@ def prepare(params: Params) -> Iterable[Step]:
 
 
 def _agree(params: Params) -> Iterable[Step]:
-    """Each site's say about levels, and the coordinator's choice."""
-    sites = params.federation.members
+    """Each site's say about levels, under masks where others are, and the coordinator's choice."""
+    sites, masked = params.federation.members, params.aggregation.masked
+    says: list[Step] = []
     for site in sites:
         before: tuple[str, ...] = ()
-        for body in (*_BEFORE, "agree"):
-            name = f"agree/{'levels' if body == 'agree' else body}/{site}"
-            outputs = (keys.agreement(site),) if body == "agree" else ()
-            yield Step(name, f"site.{body}", site, 0, before, (), outputs)
+        for body in _BEFORE:
+            name = f"agree/{body}/{site}"
+            yield Step(name, f"site.{body}", site, 0, before)
             before = (name,)
+        after = ("setup/deal", *before) if masked else before
+        outputs = (keys.agreement(site), *stated(params, "agree", site))
+        say = Step(f"agree/levels/{site}", "site.agree", site, 0, after, (), outputs)
+        if masked:
+            says.append(say)
+        else:
+            yield say
+    task, quorum = "levels", params.federation.required
+    if masked:
+        yield from secure.set_up(params)
+        yield from says
+        yield from secure.opened("agree", task, 0, sites, (), quorum)
+        task, quorum = "unmask", secure.ANY
     yield Step(
         "agree/settle",
         "coordinator.settle",
         COORDINATOR,
         0,
-        after=tuple(f"agree/levels/{site}" for site in sites),
+        after=tuple(f"agree/{task}/{site}" for site in sites),
         inputs=tuple(keys.agreement(site) for site in sites),
         outputs=(keys.SCHEMA,),
-        quorum=params.federation.required,
+        quorum=quorum,
     )
 
 

@@ -21,6 +21,7 @@ from pipelines.hosts.execute import open_context, store_of
 from pipelines.hosts.walk import contract_for
 from pipelines.plans import plan_of
 from site_tasks.home import SiteHome
+from site_tasks.settings import save_settings
 
 Workspace = Callable[..., Path]
 
@@ -113,6 +114,39 @@ def test_a_coordinator_that_publishes_other_levels(workspace_of: Workspace, leve
         run(settings, run="forged", workspace=workspace)
 
 
+def test_under_masks_the_coordinator_sees_sums_alone(workspace_of: Workspace) -> None:
+    """The same schema and the same rows as in the open, and no site's say about any level."""
+    plain, masked = params(), params("aggregation.protection=masks", "federation.quorum=3")
+    here, there = workspace_of(plain, "plain"), workspace_of(masked, "masked")
+    run(plain, run="one", workspace=here)
+    result = run(masked, run="one", workspace=there)
+    expected = load_json(context_of(plain, here, "one"), keys.SCHEMA)
+    context = context_of(masked, there, "one")
+    schema = load_json(context, keys.SCHEMA)
+    assert schema is not None
+    assert expected is not None
+    assert (schema["levels"], schema["schema"]) == (expected["levels"], expected["schema"])
+    mean = np.mean([*expected["loss_beyond_optimum"].values()])
+    assert schema["loss_beyond_optimum"] == {"*": pytest.approx(mean)}
+    for site in masked.federation.members:
+        said = released(context, keys.agreement(site), site)
+        (vector,) = said.arrays.values()
+        assert vector.dtype == np.uint64
+        assert vector.max() > 2**60  # a number of the ring, not a count
+        assert (
+            released(context, keys.masked_statistics(site), site).meta["schema"] == schema["schema"]
+        )
+    assert sorted(result["participants"]) == list(masked.federation.members)
+    # Another sum without one of the sites would open what that site said: the others refuse.
+    home = SiteHome.find("site-d", there)
+    own = home.settings.anonymisation.model_copy(update={"minimum_k": 50})
+    changed = home.settings.model_copy(update={"anonymisation": own})
+    save_settings(changed, home.root / "site.toml")
+    with pytest.raises(FolkmootError) as caught:
+        run(masked, run="two", workspace=there)
+    assert caught.value.code == "secure.contributors"
+
+
 def test_differential_privacy_refuses_it() -> None:
     with pytest.raises(FolkmootError, match="recoding agreed"):
         params(
@@ -133,6 +167,14 @@ def test_the_agreement_is_a_step_of_its_own() -> None:
         f"agree/levels/{site}" for site in settings.federation.members
     )
     assert plan.step("prepare/recode/site-b").inputs == (keys.SCHEMA,)
+    masked = plan_of(params("aggregation.protection=masks"), contract_for(settings))
+    names = [step.name for step in masked]
+    order = ["agree/validate/site-d", "setup/deal", "agree/levels/site-a", "agree/survivors"]
+    order += ["agree/unmask/site-d", "agree/settle", "prepare/recode/site-a"]
+    order += ["round-000/statistics/site-a", "round-000/initialise"]
+    assert sorted(order, key=names.index) == order
+    assert names.count("setup/deal") == 1
+    assert tuple(step.name for step in masked.opening())[-1] == "round-000/initialise"
     assert not any(
         step.body == "site.agree"
         for step in plan_of(params("anonymisation.recoding=public"), contract_for(settings))
