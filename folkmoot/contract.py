@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from folkmoot.sections import Section, load_yaml, parse
 from folkmoot.wire import canonical_json
 
-__all__ = ["Column", "Contract", "Conversion", "Hierarchy", "load_contract"]
+__all__ = ["WAYS", "Column", "Contract", "Conversion", "Hierarchy", "load_contract"]
 
 Role = Literal[
     "direct_identifier",
@@ -30,6 +30,12 @@ Role = Literal[
     "weight",
     "dropped",
 ]
+
+
+#: The ways in which a hierarchy is given, besides a file.
+WAYS = ("widths", "levels", "prefixes", "breaks", "calendar", "runs", "table")
+#: Keys that came after the first contracts: unused they leave a contract's digest what it was.
+_LATER = ("calendar", "runs")
 
 
 class Hierarchy(Section):
@@ -45,17 +51,21 @@ class Hierarchy(Section):
     """Codes such as postcodes: per level from 1, how many leading characters are kept."""
     breaks: list[list[float]] = []
     """Whole numbers: per level from 1, the inner edges of its half-open intervals; each level keeps some of the level before."""
+    calendar: list[Literal["week", "month", "quarter", "year", "decade", "*"]] = []
+    """Dates that are converted to `days`: per level from 1, what is kept of the date, such as `[month, year, "*"]`; ISO weeks do not nest in months."""
+    runs: list[list[list[str]]] = []
+    """Ordered categories: per level from 1, all of them in their order, parted into runs of neighbours."""
     table: list[list[str]] = []
     """Per value a row: the value, its group at level 1, at level 2, …"""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        ways = (self.widths, self.levels, self.prefixes, self.breaks, self.table)
+        ways = [getattr(self, name) for name in WAYS]
         if self.file is not None and any(ways):
             raise ValueError("a hierarchy is either a file or written out, not both")
         if sum(map(bool, ways)) > 1:
             raise ValueError(
-                "a hierarchy is given in one way: widths, levels, prefixes, breaks or table"
+                f"a hierarchy is given in one way: {', '.join(WAYS[:-1])} or {WAYS[-1]}"
             )
         return self
 
@@ -63,7 +73,7 @@ class Hierarchy(Section):
     def depth(self) -> int:
         """The highest level."""
         rows = max(len(self.table[0]) - 1, 0) if self.table else 0
-        return max(rows, len(self.widths), len(self.levels), len(self.prefixes), len(self.breaks))
+        return max(rows, *(len(getattr(self, name)) for name in WAYS[:-1]))
 
 
 class Conversion(Section):
@@ -226,7 +236,12 @@ class Contract(Section):
     @cached_property
     def content_digest(self) -> str:
         """What :meth:`digest` returns: asked for in every step, and the contract is frozen."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        values = self.model_dump(mode="json")
+        for column in values["columns"]:
+            for name in _LATER if column["hierarchy"] else ():
+                if not column["hierarchy"][name]:
+                    del column["hierarchy"][name]
+        return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
 def load_contract(path: str | Path) -> Contract:

@@ -6,12 +6,13 @@ site's own and nought for a prediction.  Each row is converted alone: 1-stable.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.contract import Column, Contract
+from folkmoot.contract import Column, Contract, Hierarchy
 from folkmoot.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +33,22 @@ def converted(column: Column) -> Column:
     if column.convert is None:
         return column.model_copy(update={"clip": False}) if column.clip else column
     kind = _AFTER[column.convert.to]
-    return column.model_copy(update={"type": kind, "convert": None, "clip": False})
+    update: dict[str, Any] = {"type": kind, "convert": None, "clip": False}
+    if column.hierarchy is not None and column.hierarchy.calendar:
+        update["hierarchy"] = _by_days(column)  # days alone do not tell the date
+    return column.model_copy(update=update)
+
+
+def _by_days(column: Column) -> Hierarchy:
+    """A calendar as edges between days since the reference."""
+    from folkmoot.hierarchies.build import calendar_edges
+
+    if column.hierarchy is None or column.convert is None or column.bounds is None:
+        raise ValueError("a calendar belongs to dates with bounds")
+    reference = column.convert.reference or date(1970, 1, 1)
+    (lower, upper), steps = column.bounds, column.hierarchy.calendar
+    edges = calendar_edges(f"column {column.name}", reference, lower, upper, steps)
+    return Hierarchy(breaks=edges)
 
 
 def converted_contract(contract: Contract) -> Contract:

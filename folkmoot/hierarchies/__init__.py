@@ -8,7 +8,7 @@ Nothing here looks at rows.
 from __future__ import annotations
 
 from folkmoot.hierarchies.arx import read_arx
-from folkmoot.hierarchies.build import dates, flat, mapped, ordered_groups, prefixes
+from folkmoot.hierarchies.build import calendar_edges, dates, flat, mapped, ordered_groups, prefixes
 from folkmoot.hierarchies.columns import check_hierarchies, hierarchy_of
 from folkmoot.hierarchies.intervals import breaks, interval_index, intervals
 from folkmoot.hierarchies.tree import ValueHierarchy
@@ -16,6 +16,7 @@ from folkmoot.hierarchies.tree import ValueHierarchy
 __all__ = [
     "ValueHierarchy",
     "breaks",
+    "calendar_edges",
     "check_hierarchies",
     "dates",
     "flat",

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 from typing import Literal, get_args
 
+import numpy as np
+
 from folkmoot.hierarchies.tree import ValueHierarchy, fault
 
-__all__ = ["CalendarStep", "dates", "flat", "mapped", "ordered_groups", "prefixes"]
+__all__ = [
+    "CalendarStep",
+    "calendar_edges",
+    "dates",
+    "flat",
+    "mapped",
+    "ordered_groups",
+    "prefixes",
+]
 
 CalendarStep = Literal["week", "month", "quarter", "year", "decade", "*"]
 _MOST_DAYS = 100_000
@@ -112,6 +123,44 @@ def dates(source: str, first: date, last: date, steps: Sequence[CalendarStep]) -
     days = [first + timedelta(days=i) for i in range(count)]
     rows = [[day.isoformat(), *(_calendar(day, step) for step in steps)] for day in days]
     return ValueHierarchy.of_rows(rows, source, ordered=True)
+
+
+def calendar_edges(
+    source: str, reference: date, lower: float, upper: float, steps: Sequence[CalendarStep]
+) -> list[list[float]]:
+    """Inner edges, per level, of the same where dates are whole days since a public reference.
+
+    Parameters
+    ----------
+    source : str
+        Column, for errors.
+    reference : date
+        Day 0.
+    lower, upper : float
+        Public bounds in days, both included.
+    steps : sequence
+        As of :func:`dates`.
+
+    Returns
+    -------
+    list of list of float
+        What :func:`folkmoot.hierarchies.breaks` takes.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`dates`, and for days before year 1 or after 9999.
+    """
+    days = range(math.ceil(lower), math.floor(upper) + 1)
+    try:
+        first, last = (reference + timedelta(days=day) for day in (days[0], days[-1]))
+    except (OverflowError, IndexError):
+        raise fault(source, "has bounds that are no days of the calendar") from None
+    tree = dates(source, first, last, steps)
+    return [
+        [float(days[i]) for i in (np.flatnonzero(np.diff(groups)) + 1).tolist()]
+        for groups in tree.groups
+    ]
 
 
 def _masked(value: str, length: int) -> str:

@@ -6,8 +6,8 @@ import math
 import weakref
 from dataclasses import replace
 
-from folkmoot.contract import Column, Contract, Hierarchy
-from folkmoot.hierarchies.build import mapped, prefixes
+from folkmoot.contract import WAYS, Column, Contract, Hierarchy
+from folkmoot.hierarchies.build import calendar_edges, mapped, ordered_groups, prefixes
 from folkmoot.hierarchies.intervals import breaks, interval_count, intervals
 from folkmoot.hierarchies.tree import ValueHierarchy, fault
 from folkmoot.wire import canonical_json
@@ -73,7 +73,15 @@ def _made(column: Column) -> ValueHierarchy:
     if values is None and not column.numeric:
         values = ["false", "true"]
     if values is not None:
-        _only(source, spec, {"levels", "prefixes", "table"}, "categories")
+        _only(source, spec, {"levels", "prefixes", "runs", "table"}, "categories")
+        if spec.runs:
+            if not column.ordered:
+                raise fault(
+                    source,
+                    "parts categories without an order into runs",
+                    "Give the column `ordered: true`, or name groups with levels.",
+                )
+            return ordered_groups(source, values, spec.runs)
         if spec.table:
             tree = ValueHierarchy.of_rows(spec.table, source).restricted(values)
             return replace(tree, ordered=column.ordered)
@@ -86,8 +94,21 @@ def _made(column: Column) -> ValueHierarchy:
             "needs public categories or bounds",
             "Give the column one of them in the contract.",
         )
-    _only(source, spec, {"widths", "breaks", "table"}, "numbers")
+    _only(source, spec, {"widths", "breaks", "calendar", "table"}, "numbers")
     lower, upper = column.bounds
+    if spec.calendar:
+        if (
+            column.convert is None
+            or column.convert.reference is None
+            or column.convert.to != "days"
+        ):
+            raise fault(
+                source,
+                "has a calendar, which only dates that are converted to days have",
+                "Convert the column to days, or give widths.",
+            )
+        edges = calendar_edges(source, column.convert.reference, lower, upper, spec.calendar)
+        return breaks(source, lower, upper, edges)
     whole = column.type == "integer" or column.convert is not None  # ages, years, days
     if spec.table or spec.breaks:
         if not whole:
@@ -121,7 +142,7 @@ def _listed(source: str, table: list[list[str]], lower: float, upper: float) -> 
 
 def _only(source: str, spec: Hierarchy, allowed: set[str], kind: str) -> None:
     """One way of giving a hierarchy, and one that the kind of column has."""
-    given = {n for n in ("widths", "breaks", "levels", "prefixes", "table") if getattr(spec, n)}
+    given = {name for name in WAYS if getattr(spec, name)}
     if len(given) > 1 or not given <= allowed:
         raise fault(
             source,

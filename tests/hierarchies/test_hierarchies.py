@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folkmoot.contract import Column, load_contract
+from folkmoot.contract import Column, Contract, load_contract
+from folkmoot.conversion import converted
 from folkmoot.errors import ConfigError
 from folkmoot.generalisation import categories_at, generalise_numbers
 from folkmoot.hierarchies import (
@@ -25,6 +26,7 @@ from folkmoot.hierarchies import (
     prefixes,
     read_arx,
 )
+from folkmoot.wire import canonical_json, digest
 
 
 def csv(folder: Path, text: str) -> Path:
@@ -257,3 +259,66 @@ def test_a_hierarchy_that_does_not_fit_its_column(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         hierarchy_of(Column.model_validate(contract(hierarchy, **column)["columns"][0]))
+
+
+def test_a_calendar_from_the_contract() -> None:
+    """Days since a reference, by month and year: before and after the conversion alike."""
+    column = Column(
+        name="seen",
+        role="quasi_identifier",
+        type="date",
+        convert={"to": "days", "reference": date(2024, 1, 31), "person": "id"},
+        bounds=[-31, 400],
+        hierarchy={"calendar": ["month", "year", "*"]},
+    )
+    tree, after = hierarchy_of(column), hierarchy_of(converted(column))
+    assert [g.tolist() for g in tree.groups] == [g.tolist() for g in after.groups]
+    assert tree.domain == tuple(range(-31, 401))
+    months = tree.at(1)
+    assert len(set(months.tolist())) == 16  # December 2023 to March 2025
+    assert (months[30 + 1], months[31 + 1]) == (1, 2)  # 31 January, 1 February
+    assert len(set(tree.at(2).tolist())) == 3
+    assert set(tree.at(3).tolist()) == {0}
+    mean = generalise_numbers(np.array([0.0, np.nan]), converted(column), 1)
+    assert mean[0] == pytest.approx(np.mean(range(-30, 1)))
+    assert np.isnan(mean[1])
+    wrong = column.model_copy(update={"convert": None, "type": "integer"})
+    with pytest.raises(ConfigError, match="only dates that are converted to days"):
+        hierarchy_of(wrong)
+
+
+def test_runs_of_ordered_categories_from_the_contract() -> None:
+    stages = ["0", "I", "II", "III", "IV"]
+    runs = [[["0"], ["I", "II"], ["III", "IV"]], [stages]]
+    values = {
+        "name": "stage",
+        "type": "category",
+        "categories": stages,
+        "hierarchy": {"runs": runs},
+    }
+    column = Column.model_validate({**values, "role": "quasi_identifier", "ordered": True})
+    tree = hierarchy_of(column)
+    assert tree.ordered
+    assert [g.tolist() for g in tree.groups] == [[0, 1, 1, 2, 2], [0, 0, 0, 0, 0]]
+    assert categories_at(column, 1) == ("0", "I … II", "III … IV")
+    with pytest.raises(ConfigError, match="without an order"):
+        hierarchy_of(column.model_copy(update={"ordered": False}))
+    short = column.hierarchy.model_copy(update={"runs": [[["I", "0"], ["II", "III", "IV"]]]})
+    with pytest.raises(ConfigError, match="all values in their order"):
+        hierarchy_of(column.model_copy(update={"hierarchy": short}))
+
+
+def test_keys_that_came_later_leave_digests_alone() -> None:
+    values: dict[str, Any] = {
+        "name": "c",
+        "task": "binary",
+        "columns": [
+            {"name": "a", "bounds": [0, 10], "type": "integer", "hierarchy": {"widths": [5]}},
+            {"name": "y", "role": "label", "type": "category", "categories": ["0", "1"]},
+        ],
+    }
+    contract = Contract.model_validate(values)
+    old = contract.model_dump(mode="json")
+    for name in ("calendar", "runs"):
+        del old["columns"][0]["hierarchy"][name]
+    assert contract.digest() == digest(canonical_json(old))
