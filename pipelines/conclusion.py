@@ -15,7 +15,7 @@ from folkmoot.plan import RunContext
 from folkmoot.wire import canonical_json, digest
 from pipelines.hosts.execute import open_context, store_of
 
-__all__ = ["conclude_locally", "register", "report", "run_folder"]
+__all__ = ["conclude_locally", "register", "report", "run_folder", "statistics_report"]
 
 
 def run_folder(context: RunContext) -> Path:
@@ -54,6 +54,8 @@ def conclude_locally(
     workspace = workspace or Path(params.federation.workspace)
     store = store_of(params, workspace)
     context = open_context(result["run"], result["federation"], store, workspace)
+    if result["kind"] == "statistics":
+        return {**result, **statistics_report(context, result, say)}
     result = {**result, **report(context, result, baselines=baselines, say=say)}
     if "registered" not in result:  # a DAG has done so already
         result["registered"] = _track(context, say) if params.tracking.enabled else None
@@ -74,6 +76,30 @@ def report(
     if not baselines or not simulated(context, result["datasets"]):
         return {"model_path": path, "baselines": None}
     return {"model_path": path, "baselines": _baselines(context, result, say)}
+
+
+def statistics_report(
+    context: RunContext,
+    result: dict[str, Any],
+    say: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Write ``statistics.json`` and log it; returns ``model_path``, ``baselines`` and ``registered``."""
+    folder = run_folder(context)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "statistics.json"
+    _write(path, json.dumps(result, indent=1, sort_keys=True).encode() + b"\n")
+    tracked = None
+    if context.params.tracking.enabled:
+        from pipelines.coordinator import statistics_log
+
+        say("MLflow: questions and figures")
+        try:
+            tracked = statistics_log.log(context, result)
+        except FolkmootError as error:
+            if not error.retryable:
+                raise
+            say(f"{error} The run itself is complete.")
+    return {"model_path": str(path), "baselines": None, "registered": None, "tracked": tracked}
 
 
 def register(context: RunContext) -> dict[str, Any] | None:

@@ -13,20 +13,37 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from folkmoot.errors import ConfigError
 from folkmoot.identity import Roster, public_text
 from folkmoot.params import Params
+from folkmoot.params.statistics import Question
 from pipelines.coordinator.identity import with_coordinator
 from pipelines.recipes import contract_of
 from site_tasks.home import SiteHome
 from site_tasks.membership import accept, accepted
-from site_tasks.settings import Permissions, load_settings, save_settings
+from site_tasks.settings import (
+    Permissions,
+    StatisticsSettings,
+    load_settings,
+    save_settings,
+)
 
 __all__ = ["ensure_sites"]
 
 Progress = Callable[[str], None]
+#: A recipe's rows are public: whatever is asked about them may be told.
+_STATISTICS = StatisticsSettings(
+    kinds=list(get_args(Question)),
+    exact=True,
+    alone=True,
+    minimum_contributors=2,
+    minimum_cell=1,
+    overlap_minimum=1,
+    overlap_times=1000,
+    compute=True,
+)
 
 
 def ensure_sites(params: Params, workspace: Path | str, progress: Progress | None = None) -> bool:
@@ -129,9 +146,12 @@ def _permit(home: SiteHome, params: Params) -> SiteHome:
     seeded = params.privacy.seeded
     changed = permissions.model_copy(update={"federations": federations, "seeded": seeded})
     people = home.settings.dataset.model_copy(update={"lineage": _people(params)})
-    if (changed, people) == (permissions, home.settings.dataset):
+    known = (permissions, home.settings.dataset, home.settings.statistics)
+    if (changed, people, _STATISTICS) == known:
         return home
-    settings = home.settings.model_copy(update={"permissions": changed, "dataset": people})
+    settings = home.settings.model_copy(
+        update={"permissions": changed, "dataset": people, "statistics": _STATISTICS}
+    )
     save_settings(settings, home.root / "site.toml")
     return SiteHome(home.root)
 

@@ -41,11 +41,15 @@ def check(context: RunContext, home: SiteHome) -> None:
     if distrusted:
         raise _refusal(home, "distrusted", f"names {', '.join(distrusted)}")
     membership.check(context, home)
-    if params.model.kind not in allowed.kinds:
+    if params.statistics.active:
+        from site_tasks.measure import allowed as statistics
+
+        statistics.check(context, home)
+    elif params.model.kind not in allowed.kinds:
         raise _refusal(home, "kinds", f"does not permit models of kind {params.model.kind}")
     if params.privacy.mechanism not in allowed.mechanisms:
         raise _refusal(home, "mechanisms", f"does not permit {params.privacy.mechanism}")
-    if allowed.columns is not None:
+    if allowed.columns is not None and not params.statistics.active:
         extra = sorted({column.name for column in context.contract.inputs} - set(allowed.columns))
         if extra:
             raise _refusal(home, "columns", f"does not permit {', '.join(extra)}")
@@ -53,7 +57,8 @@ def check(context: RunContext, home: SiteHome) -> None:
         raise _refusal(home, "minimum_sites", "asks for more sites than the federation has")
     if allowed.coordinator not in (None, context.roster.coordinator):
         raise _refusal(home, "coordinator", "names the key of another coordinator than this run's")
-    if context.params.privacy.evaluates == "exact" and not allowed.evaluation:
+    exact = params.privacy.evaluates == "exact" and not params.statistics.active
+    if exact and not allowed.evaluation:
         raise _refusal(home, "evaluation", "keeps exact counts on held-out rows at the site")
     _pinned(context, home)
     if allowed.insist_on_masks and params.aggregation.protection != "masks":
@@ -98,6 +103,8 @@ def fewest_contributors(context: RunContext, home: SiteHome) -> int:
     planned noise: a sum of fewer would be less private than what the ledger was charged for.
     """
     least, privacy = home.settings.permissions.minimum_contributors, context.params.privacy
+    if context.params.statistics.active:
+        least = max(least, home.settings.statistics.minimum_contributors)
     if privacy.clipping == "record" and privacy.noise == "distributed":
         least = max(least, context.params.federation.required - privacy.dropouts)
     return least

@@ -42,12 +42,14 @@ if TYPE_CHECKING:
 __all__ = [
     "anonymise",
     "anonymised_name",
+    "dataset_of",
     "encode",
     "prepare_again",
     "report",
     "schema_meta",
     "validate",
     "validated_job",
+    "validated_table",
     "verify",
     "version",
 ]
@@ -170,6 +172,19 @@ def validated_job(context: RunContext, home: SiteHome) -> tuple[Job, str]:
     _answered(home, _validated(context, home, record))
     stage = _stages(context, record).validated
     return _job(context, home, record, home.work / "agreed" / "table"), stage
+
+
+def dataset_of(context: RunContext, home: SiteHome) -> tuple[str, Path]:
+    """Keyed fingerprint and file of the run's dataset version."""
+    record = _record(context, home)
+    return str(record["fingerprint"]), _dataset(record)
+
+
+def validated_table(context: RunContext, home: SiteHome) -> Path:
+    """The file of the run's dataset version, held to the contract; its findings are answered."""
+    record = _record(context, home)
+    _answered(home, _validated(context, home, record))
+    return _dataset(record)
 
 
 def anonymised_name(context: RunContext, home: SiteHome) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from folkmoot.errors import ConfigError
 from folkmoot.params import Name, Positive
+from folkmoot.params.statistics import Question
 from folkmoot.sections import Section, parse
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Dataset",
     "Permissions",
     "SiteSettings",
+    "StatisticsSettings",
     "load_settings",
     "save_settings",
 ]
@@ -89,6 +91,10 @@ class Permissions(Section):
     """Public key that the coordinator of a run must have; any when absent."""
     central_noise: bool = False
     """Whether the coordinator is trusted with exact sums of clipped records, to add the noise itself (`privacy.noise: coordinator`)."""
+    code: list[Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = []
+    """Commits of folkmoot that the steward has approved for this site's worker; any clean checkout when empty."""
+    logs: bool = False
+    """Whether the text of tasks' logs may go to the coordinator; it must allow it as well."""
     seeded: bool = False
     """Whether noise from a seed is allowed: NOT PRIVATE, for tests and studies on public data."""
 
@@ -114,6 +120,33 @@ class Ceilings(Section):
         """Whether one is set."""
         limits = (self.federation, self.requester, self.period)
         return bool(self.federations or self.requesters) or limits != (None, None, None)
+
+
+class StatisticsSettings(Section):
+    """What the steward permits of statistics (`folkmoot statistics run`)."""
+
+    kinds: list[Question] = []
+    """Statistics that may be asked for; none when empty."""
+    exact: bool = False
+    """Whether statistics without noise may leave; each is an entry of the ledger, and no second version of a lineage is counted (`permissions.differencing`)."""
+    alone: bool = False
+    """Whether this site's own sums may be seen by the coordinator (`aggregation.protection: none`)."""
+    minimum_contributors: Annotated[int, Field(ge=2)] = 3
+    """Fewest sites behind a sum or a computed figure that this site helps to open."""
+    minimum_cell: Annotated[int, Field(ge=1)] = 5
+    """Fewest rows behind a published cell: plans with a smaller `statistics.minimum_cell` are refused."""
+    cells_at_site: bool = False
+    """Whether plans without noise must leave small cells out already at the sites (`statistics.small_cells: site`)."""
+    overlap_minimum: Annotated[int, Field(ge=1)] = 100
+    """Fewest people of this site in an overlap, and smallest public set size."""
+    overlap_times: Annotated[int, Field(ge=1)] = 1
+    """Runs in which one partner may measure the overlap with one lineage: two sizes that differ by one person's row tell whether that person is here."""
+    overlap_partners: list[Name] | None = None
+    """Sites with which an overlap may be measured; any when absent."""
+    compute: bool = False
+    """Whether this site computes on other sites' shares, with connections to the other two computing sites."""
+    computing: list[Name] | None = None
+    """Sites that may hold a share of this site's counts: two of the three together could read them; any when absent."""
 
 
 class AnonymisationSettings(Section):
@@ -156,6 +189,8 @@ class SiteSettings(Section):
     """What the steward asks of anonymisation, and has answered about the site's columns."""
     ceilings: Ceilings = Ceilings()
     """Most epsilon per federation, requester and period."""
+    statistics: StatisticsSettings = StatisticsSettings()
+    """What the steward permits of statistics."""
     pins: dict[str, bool | int | float | str | list[str]] = {}
     """Settings of a plan that must have these values, by their names in params.yaml, such as "data.holdout.fraction"."""
 
@@ -201,6 +236,7 @@ def save_settings(settings: SiteSettings, path: Path) -> None:
     text += "\n[dataset]\n" + _table(settings.dataset)
     text += "\n[permissions]\n" + _table(settings.permissions)
     text += "\n[ceilings]\n" + _table(settings.ceilings)
+    text += "\n[statistics]\n" + _table(settings.statistics)
     text += f"\n# {SiteSettings.model_fields['pins'].description}\n"
     text += "[pins]\n" + tomli_w.dumps(settings.pins)
     text += "\n[anonymisation]\n" + _table(settings.anonymisation)

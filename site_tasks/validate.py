@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pandera.pandas as pa
 
-__all__ = ["pandera_schema", "validate_table"]
+__all__ = ["pandera_schema", "schema_faults", "validate_table"]
 
 
 def validate_table(path: Path, contract: Contract) -> dict[str, int]:
@@ -88,6 +88,42 @@ def validate_table(path: Path, contract: Contract) -> dict[str, int]:
     if contract.classes and np.count_nonzero(classes) < 2:
         raise one_class(contract, "the dataset")
     return {"rows": rows}
+
+
+def schema_faults(path: Path, contract: Contract) -> dict[str, str]:
+    """Columns in which a table differs from the contract: ``absent``, ``type`` or ``values``.
+
+    O(rows · columns), memory O(chunk); no value is told, and no name that the contract does not have.
+    """
+    import pandera.pandas as pa
+
+    found = schema_of(path)
+    faults: dict[str, str] = {}
+    for column in contract.columns:
+        if column.name not in found.names:
+            faults[column.name] = "absent"
+        elif found.names.count(column.name) > 1 or not _fits(
+            found.field(column.name).type, column
+        ):
+            faults[column.name] = "type"
+    fit = [
+        column
+        for column in contract.columns
+        if column.name not in faults and column.role != "dropped"
+    ]
+    rules = pandera_schema(converted_contract(contract))
+    for frame in chunks(path, [column.name for column in fit]):
+        for column in fit:
+            if column.name in faults:
+                continue
+            try:
+                one = frame[[column.name]].copy()
+                if changes(column):
+                    one[column.name] = convert(one[column.name], column)
+                pa.DataFrameSchema({column.name: rules.columns[column.name]}).validate(one)
+            except (pa.errors.SchemaError, DataError):
+                faults[column.name] = "values"
+    return faults
 
 
 def one_class(contract: Contract, where: str) -> DataError:

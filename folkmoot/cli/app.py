@@ -18,6 +18,7 @@ from folkmoot.cli import (
     run,
     site,
     standing,
+    statistics,
 )
 
 __all__ = ["app"]
@@ -55,5 +56,6 @@ standing.register(site.app)
 app.add_typer(site.app, name="site")
 app.add_typer(roster.app, name="roster")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(statistics.app, name="statistics")
 app.add_typer(params.app, name="params")
 app.add_typer(plan.app, name="plan")

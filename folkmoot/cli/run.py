@@ -99,7 +99,7 @@ def _embedded(settings: Any, name: str | None, console: Any) -> dict[str, Any]:
     from folkmoot.cli.tables import RoundProgress
     from pipelines.hosts.embedded import run as run_embedded
 
-    with RoundProgress(console, settings.model.rounds) as progress:
+    with RoundProgress(console, settings.rounds) as progress:
         return run_embedded(settings, run=name, progress=progress.hooks())
 
 
@@ -113,7 +113,7 @@ def _scheduled(
     from folkmoot.cli.tables import RoundProgress
     from pipelines.hosts.airflow_run import run as run_airflow
 
-    with RoundProgress(console, settings.model.rounds) as progress:
+    with RoundProgress(console, settings.rounds) as progress:
         return run_airflow(settings, run=name, progress=progress.hooks())
 
 

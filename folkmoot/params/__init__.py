@@ -22,6 +22,7 @@ from folkmoot.params.model import EarlyStopping, Linear, Model, Trees
 from folkmoot.params.privacy import Privacy
 from folkmoot.params.root import Params, load_params, parse_params
 from folkmoot.params.schedule import Schedule
+from folkmoot.params.statistics import Statistics
 from folkmoot.params.tracking import Tracking
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Positive",
     "Privacy",
     "Schedule",
+    "Statistics",
     "TCloseness",
     "Tracking",
     "Trees",

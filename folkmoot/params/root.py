@@ -16,6 +16,7 @@ from folkmoot.params.federation import Federation
 from folkmoot.params.model import Model
 from folkmoot.params.privacy import Privacy
 from folkmoot.params.schedule import Schedule
+from folkmoot.params.statistics import Statistics
 from folkmoot.params.tracking import Tracking
 from folkmoot.sections import Section, load_yaml, parse
 from folkmoot.wire import canonical_json
@@ -42,9 +43,26 @@ class Params(Section):
     """MLflow."""
     schedule: Schedule = Schedule()
     """When Airflow starts a training by itself."""
+    statistics: Statistics = Statistics()
+    """What `folkmoot statistics run` computes instead of training."""
+
+    @property
+    def kind(self) -> str:
+        """What a run makes: ``linear``, ``trees`` or ``statistics``."""
+        return "statistics" if self.statistics.active else self.model.kind
+
+    @property
+    def rounds(self) -> int:
+        """Most rounds of a run."""
+        if not self.statistics.active:
+            return self.model.rounds
+        return len(self.statistics.stages(noised=self.privacy.private))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.statistics.active:
+            self._asking()
+            return self
         dp = self.privacy.mechanism in {"gaussian", "diffprivlib"}
         if dp and self.data.scaling == "federation":
             raise ValueError(
@@ -94,7 +112,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _defended(self) -> Self:
         defence, federation = self.aggregation.defence, self.federation
-        if defence.mode == "none":
+        if defence.mode == "none" or self.statistics.active:
             return self
         averaged = {"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad"}
         if self.model.kind != "linear" or self.model.linear.strategy not in averaged:
@@ -134,6 +152,9 @@ class Params(Section):
         aggregation, sites = self.aggregation, len(self.federation.sites)
         if not aggregation.masked:
             return self
+        if self.statistics.active:
+            self._threshold(sites)
+            return self
         if self.model.kind != "linear":
             raise ValueError(
                 "aggregation.protection masks sums numbers, and whole trees cannot be summed: "
@@ -156,7 +177,11 @@ class Params(Section):
                 "aggregation.defence.mode robust compares single updates, which protection masks "
                 "hides: choose mode private, or protection none"
             )
-        threshold = aggregation.threshold
+        self._threshold(sites)
+        return self
+
+    def _threshold(self, sites: int) -> None:
+        threshold = self.aggregation.threshold
         if threshold is not None and not sites / 2 < threshold <= sites:
             raise ValueError(
                 f"aggregation.threshold must be more than half of the {sites} sites and at most "
@@ -164,7 +189,64 @@ class Params(Section):
             )
         if sites < 2:
             raise ValueError("aggregation.protection masks needs two sites at least")
-        return self
+
+    def _asking(self) -> None:
+        """What a run of statistics asks of the other sections; ``model`` and ``data.scaling`` count for nothing."""
+        asked, privacy, sites = self.statistics, self.privacy, self.federation.members
+        if privacy.mechanism not in {"none", "gaussian"} or (
+            (privacy.mechanism == "gaussian") != (privacy.clipping == "record")
+        ):
+            raise ValueError(
+                "statistics leave exactly (privacy.mechanism none) or with noise on sums of records: "
+                "set privacy.mechanism gaussian and privacy.clipping record"
+            )
+        sealed = {"overlap", "median", "auc"} & set(asked.ask)
+        if sealed and self.aggregation.protection != "masks":
+            raise ValueError(
+                "overlap, median and auc travel under the keys of secure sums: set "
+                "aggregation.protection to masks"
+            )
+        if sealed and self.aggregation.colluding is not None:
+            raise ValueError("overlap, median and auc need a complete graph: leave colluding null")
+        if self.aggregation.protection not in {"none", "masks"}:
+            raise ValueError("statistics are summed under aggregation.protection masks or none")
+        absent = sorted(set(asked.compute) - set(sites))
+        if absent:
+            raise ValueError(f"statistics.compute names no member sites: {', '.join(absent)}")
+        if self.anonymisation.recoding == "agreed":
+            raise ValueError(
+                "statistics count rows as they are: set anonymisation.recoding to public"
+            )
+        if privacy.mechanism == "none":
+            if asked.overlap_epsilon is not None:
+                raise ValueError("statistics.overlap_epsilon needs privacy.mechanism gaussian")
+            return
+        exact = sorted({"schema", "median", "auc"} & set(asked.ask))
+        if exact:
+            raise ValueError(
+                f"{', '.join(exact)} would be released exactly, which no epsilon covers: ask for them "
+                "in a run with privacy.mechanism none"
+            )
+        if asked.small_cells == "site":
+            raise ValueError(
+                "statistics.small_cells site makes a count jump by a whole cell, which the noise does "
+                "not cover: set it to sum under differential privacy"
+            )
+        if "overlap" in asked.ask and asked.overlap_epsilon is None:
+            raise ValueError("overlap under differential privacy needs statistics.overlap_epsilon")
+        if privacy.unit != "record":
+            raise ValueError("statistics are noised per record: set privacy.unit to record")
+        if privacy.noise == "coordinator":
+            raise ValueError(
+                "statistics are noised at the sites: set privacy.noise to site or distributed"
+            )
+        if asked.summed and privacy.noise == "distributed":
+            if not self.aggregation.masked:
+                raise ValueError("privacy.noise distributed needs aggregation.protection masks")
+            if privacy.dropouts + privacy.colluders >= self.federation.required:
+                raise ValueError(
+                    "privacy.dropouts and colluders must together be fewer than the sites of a quorum"
+                )
 
     def _private_training(self) -> None:
         """What clipping record and strategy private ask of each other and of the rest."""

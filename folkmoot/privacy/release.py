@@ -53,6 +53,10 @@ def planned(params: Params, contract: Contract) -> dict[Event, int]:
     Where ``privacy.epsilon`` is the budget of a run, rounds end before it would be passed; under
     clipping ``record`` the schedule spends it and no more.
     """
+    if params.statistics.active:
+        from folkmoot.statistics import noise
+
+        return dict(noise.planned(params, contract))
     if params.privacy.clipping == "record":
         run = schedule(params, contract)
         return count([r.event for r in (*run.releases, run.evaluation) if r is not None])
@@ -96,6 +100,13 @@ def release_id(
         "privacy": params.privacy.model_dump(mode="json"),
         "aggregation": params.aggregation.model_dump(mode="json"),
     }
+    if params.statistics.active:
+        settings = {
+            "kind": params.kind,
+            "statistics": params.statistics.model_dump(mode="json"),
+            "privacy": settings["privacy"],
+            "aggregation": settings["aggregation"],
+        }
     identity = {
         "federation": federation,
         "run": run,

@@ -38,7 +38,7 @@ from folkmoot.wire import Artefact
 
 __all__ = ["Release", "Schedule", "charges", "clip_of", "row_norm", "schedule"]
 
-Kind = Literal["histogram", "gram", "gradient", "evaluation"]
+Kind = Literal["histogram", "gram", "gradient", "evaluation", "statistics"]
 Method = Literal["newton", "gradient", "moments"]
 
 #: Shares of the budget (of 1/sigma²): the rest goes to the gradients in equal parts.

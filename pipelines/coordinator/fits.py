@@ -24,7 +24,14 @@ from folkmoot.updates import LinearUpdate, Masked, ReleasedUpdate, Statistics, T
 from folkmoot.wire import canonical_json
 from pipelines.coordinator.private_metrics import noised_fits
 
-__all__ = ["check_evaluation", "check_masked", "check_statistics", "check_sum", "check_update"]
+__all__ = [
+    "check_answers",
+    "check_evaluation",
+    "check_masked",
+    "check_statistics",
+    "check_sum",
+    "check_update",
+]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 #: Counts are added in int64 and divided in float64.
@@ -103,6 +110,8 @@ def check_masked(update: ReleasedUpdate, context: RunContext) -> None:
         names = {"agreement"}
     elif task == ["evaluate"]:
         names, costs = {"evaluation"}, dict(_costs(context, 0))
+    elif context.params.statistics.active:
+        names, costs = asked_of(update, context)
     else:
         _same_schema(update, context)
     masked = all(isinstance(part, Masked) for part in update.parts.values())
@@ -111,6 +120,34 @@ def check_masked(update: ReleasedUpdate, context: RunContext) -> None:
     secure = update.meta.get("secure")
     fit = isinstance(secure, dict) and secure.keys() == {"layout", "view"}
     _demand(fit, update, "does not say how its masked vector is laid out")
+    _paper(update, context, costs)
+
+
+def asked_of(update: ReleasedUpdate, context: RunContext) -> tuple[set[str], dict[str, Event]]:
+    """Parts and cost of a release of a run of statistics, by its step."""
+    from folkmoot.statistics import noise
+    from folkmoot.statistics.questions import parts_of
+
+    params, contract, round = context.params, context.contract, int(update.meta["round"])
+    task = str(update.meta.get("step", "")).split("/")[1]
+    if task == "statistics":
+        names = {part.name for part in parts_of(params, contract, round)}
+        return names, noise.charges(params, contract, round)
+    if task == "blind":
+        event = noise.overlap_event(params)
+        names = {name for name in update.parts if name.startswith("overlap.")}
+        return names, {} if event is None else dict.fromkeys(names, event)
+    if task == "share":
+        return {f"share.{site}" for site in params.statistics.compute}, {}
+    return set(), {}
+
+
+def check_answers(update: ReleasedUpdate, context: RunContext) -> None:
+    """A release of a run of statistics that is not masked; raises as :func:`check_update`."""
+    names, costs = asked_of(update, context)
+    _demand(update.parts.keys() == names, update, "has other parts than were asked for")
+    whole = all(isinstance(part, Statistics) for part in update.parts.values())
+    _demand(whole, update, "has a part of another kind than was asked for")
     _paper(update, context, costs)
 
 

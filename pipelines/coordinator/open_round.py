@@ -30,7 +30,7 @@ def run_name(params: Params, contract: Contract, roster: Roster, store: Exchange
     Equal params give ``<kind>-<digest>-<n>``; the highest n is resumed where it has no result and
     was opened with the same contract and roster: whoever mends those starts anew.
     """
-    prefix = f"{params.model.kind}-{params.digest()[:8]}-"
+    prefix = f"{params.kind}-{params.digest()[:8]}-"
     folder = f"{params.federation.name}/runs"
     taken = [name.rsplit("/", 1)[1] for name in store.list(folder)]
     numbers = [n.removeprefix(prefix) for n in taken if n.startswith(prefix)]

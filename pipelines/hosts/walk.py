@@ -29,7 +29,7 @@ def record(context: RunContext, round: int) -> dict[str, Any] | None:
 def last_round(context: RunContext) -> int:
     """Highest round in a row that has a record; 0 before the first."""
     round = 0
-    while round < context.params.model.rounds and record(context, round + 1) is not None:
+    while round < context.params.rounds and record(context, round + 1) is not None:
         round += 1
     return round
 

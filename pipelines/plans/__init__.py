@@ -8,7 +8,9 @@ from folkmoot.generalisation import check_levels
 from folkmoot.params import Params
 from folkmoot.plan import RoundPlan
 from folkmoot.privacy.training import schedule
-from pipelines.plans import linear, trees
+from folkmoot.statistics.noise import share_of
+from folkmoot.statistics.questions import check_questions
+from pipelines.plans import linear, statistics, trees
 from pipelines.plans.stages import final, prepare
 
 __all__ = ["plan_of"]
@@ -36,6 +38,8 @@ def plan_of(params: Params, contract: Contract) -> RoundPlan:
     PrivacyError
         ``privacy.small-data`` where the plan's noise would drown the answer.
     """
+    if params.statistics.active:
+        return _statistics(params, contract)
     _fit(params, contract)
     rounds = {"linear": linear.rounds, "trees": trees.rounds}[params.model.kind]
     steps = (*prepare(params), *rounds(params), *final(params))
@@ -43,6 +47,20 @@ def plan_of(params: Params, contract: Contract) -> RoundPlan:
         federation=params.federation.name,
         kind=params.model.kind,
         rounds=params.model.rounds,
+        sites=params.federation.members,
+        steps=steps,
+    )
+
+
+def _statistics(params: Params, contract: Contract) -> RoundPlan:
+    check_questions(params, contract)
+    if params.privacy.private and params.statistics.summed:
+        share_of(params, contract)  # refuses shares whose sum would have another law than planned
+    steps = (*statistics.prepare(params), *statistics.rounds(params), *statistics.final(params))
+    return RoundPlan(
+        federation=params.federation.name,
+        kind=params.kind,
+        rounds=params.rounds,
         sites=params.federation.members,
         steps=steps,
     )

@@ -188,6 +188,10 @@ def _content(step: Step, context: RunContext, home: SiteHome) -> str:
         from site_tasks.agree import content
 
         return content(context, home)
+    if context.params.statistics.active:
+        from site_tasks.measure.sums import content as asked
+
+        return asked(step, context, home)
     prepared = load_prepared(context, home)
     model = ""
     if len(step.inputs) > 1:  # a model, beside the list of survivors
