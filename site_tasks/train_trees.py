@@ -87,7 +87,8 @@ def scores(
 
     Complexity is that of :func:`site_tasks.margins.margins`.
     """
-    return to_scores(margins(model, prepared, part, context, home), context.contract.task)
+    found = margins(model, prepared, part, context, home)
+    return to_scores(found, context.contract.task, model.meta["objective"])
 
 
 def _update(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from folkmoot.contract import Contract
 from folkmoot.errors import ProtocolError
 from folkmoot.features import feature_space
-from folkmoot.models.tree_format import TreeSpace, parse_trees
+from folkmoot.models.tree_format import Tree, TreeSpace, parse_trees
 from folkmoot.params import Params
 from folkmoot.trees.booster import make_booster
 from folkmoot.wire import Artefact
@@ -79,7 +79,8 @@ def empty_model(contract: Contract, params: Params, base_score: Sequence[float])
         "feature_types": list(space.types),
         "levels": list(space.levels),
         "max_depth": space.max_depth,
-        "objective": OBJECTIVES[contract.task],
+        "objective": params.model.trees.objective or OBJECTIVES[contract.task],
+        **_objective_params(params),
         "num_class": len(contract.classes) if contract.task == "multiclass" else 0,
         "base_score": [float(str(np.float32(value))) for value in base_score],
         "trees": 0,
@@ -87,6 +88,15 @@ def empty_model(contract: Contract, params: Params, base_score: Sequence[float])
         "private": False,
     }
     return Artefact("model", meta, {"trees": np.frombuffer(b"[]", np.uint8)})
+
+
+def _objective_params(params: Params) -> dict[str, Any]:
+    """Parameters of the objective itself, which XGBoost keeps with the model."""
+    trees = params.model.trees
+    if trees.objective != "count:poisson":
+        return {}
+    step = 0.7 if trees.max_delta_step is None else trees.max_delta_step
+    return {"objective_params": {"max_delta_step": str(step)}}
 
 
 def outputs(meta: Mapping[str, Any]) -> int:
@@ -140,7 +150,19 @@ def to_xgboost(model: Artefact, *, threads: int | None = None) -> xgboost.Booste
         )
     space = TreeSpace.from_meta(model.meta)
     trees = parse_trees(tree_bytes(model), space, count=tree_count(model), what="The global model")
-    return make_booster(model.meta, trees, threads=threads)
+    return make_booster(model.meta, trees, threads=threads, statistics=_figures(model, trees))
+
+
+def _figures(model: Artefact, trees: Sequence[Tree]) -> list[dict[str, list[float]]] | None:
+    """Gain and cover per node where they follow from sums that were released (summed histograms)."""
+    if "gain" not in model.arrays or "hessian" not in model.arrays:
+        return None
+    ends = np.cumsum([len(tree["left_children"]) for tree in trees])[:-1]
+    gains, covers = (np.split(model.arrays[name], ends) for name in ("gain", "hessian"))
+    return [
+        {"loss_changes": gain.tolist(), "sum_hessian": cover.tolist()}
+        for gain, cover in zip(gains, covers, strict=True)
+    ]
 
 
 def usable_cores() -> int:
@@ -170,7 +192,7 @@ def import_xgboost(*, alone: bool = False) -> ModuleType:
             del sys.modules["sklearn"]
 
 
-def to_scores(margins: Array, task: str) -> Array:
+def to_scores(margins: Array, task: str, objective: str | None = None) -> Array:
     """What metrics are computed of: probabilities (n,) or (n, K), or predictions (n,); O(n · K).
 
     Parameters
@@ -179,12 +201,16 @@ def to_scores(margins: Array, task: str) -> Array:
         Sums of leaves and base score.
     task : {"binary", "multiclass", "regression"}
         The contract's.
+    objective : str, optional
+        XGBoost's, where it is not the task's usual one: ``count:poisson`` predicts exponentials.
 
     Returns
     -------
     ndarray of float64
     """
     margins = margins.astype(np.float64)
+    if objective == "count:poisson":
+        return np.asarray(np.exp(margins))
     if task == "binary":
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * margins)))  # logistic, without overflow
     if task == "multiclass":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from folkmoot.params.boosting import HistogramOptions, refuse_unfit
 from folkmoot.params.kinds import NonNegative, Positive
 from folkmoot.sections import Section
 
@@ -66,13 +67,13 @@ class Linear(Section):
     """Seed of the order of rows in local training (not of noise)."""
 
 
-class Trees(Section):
+class Trees(HistogramOptions):
     """Gradient-boosted trees, with XGBoost's names."""
 
-    strategy: Literal["bagging", "cyclic"] = "bagging"
-    """`bagging`: every site grows trees in every round; `cyclic`: one site after the other."""
+    strategy: Literal["bagging", "cyclic", "summed_histograms"] = "bagging"
+    """`bagging`: every site grows trees in every round; `cyclic`: one site after the other; `summed_histograms`: one booster, every split from sums over the sites, equal to pooled training."""
     rounds: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Most rounds."""
+    """Most rounds; of `summed_histograms` boosting steps, each of up to `max_depth` exchanges."""
     trees_per_round: Annotated[int, Field(ge=1)] = 1
     """Boosting steps a site makes per round."""
     leaf_weighting: Literal["rows", "sum"] = "rows"
@@ -101,6 +102,20 @@ class Trees(Section):
     """Seed of row and column sampling (not of noise)."""
 
 
+    @property
+    def exchanges(self) -> int:
+        """Most times that sites and coordinator exchange anything in training."""
+        if self.strategy != "summed_histograms":
+            return self.rounds
+        sketch = self.sketch_exchanges if self.bin_edges == "sketch" else 0
+        return sketch + self.rounds * self.max_depth + self.spare_exchanges
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        refuse_unfit(self)
+        return self
+
+
 class Model(Section):
     """What is trained."""
 
@@ -113,8 +128,8 @@ class Model(Section):
 
     @property
     def rounds(self) -> int:
-        """Most rounds of the chosen kind."""
-        return self.chosen.rounds
+        """Most rounds of the chosen kind: exchanges between sites and coordinator."""
+        return self.linear.rounds if self.kind == "linear" else self.trees.exchanges
 
     @property
     def chosen(self) -> Linear | Trees:

@@ -155,12 +155,12 @@ class Params(Section):
         if self.statistics.active:
             self._threshold(sites)
             return self
-        if self.model.kind != "linear":
+        if self.model.kind == "trees" and self.model.trees.strategy != "summed_histograms":
             raise ValueError(
                 "aggregation.protection masks sums numbers, and whole trees cannot be summed: "
-                "set it to none for model.kind trees"
+                "set it to none, or model.trees.strategy to summed_histograms"
             )
-        if self.model.linear.strategy in {"scaffold", "local_dp"}:
+        if self.model.kind == "linear" and self.model.linear.strategy in {"scaffold", "local_dp"}:
             raise ValueError(
                 "aggregation.protection masks knows sums alone: scaffold weighs single sites' control "
                 "variates, local_dp publishes single models; choose another model.linear.strategy"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from folkmoot.errors import ConfigError
 
 try:
@@ -16,7 +19,7 @@ except ImportError as problem:
         "Install the extra: pip install 'folkmoot[site]' or 'folkmoot[coordinator]'.",
     ) from problem
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "still"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,3 +31,10 @@ def compiled(function: F) -> F:
         return cast(F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # no folder to cache in
         return cast(F, numba.njit(**options)(function))
+
+
+def still(array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only view, rows behind one another: one type for Numba, mapped from disk or not."""
+    found = np.ascontiguousarray(array).view(np.ndarray)
+    found.flags.writeable = False
+    return found

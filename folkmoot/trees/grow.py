@@ -126,6 +126,8 @@ class Growing:
     level: int
     trees: list[GrowingTree]
     sites: list[str] = field(default_factory=list)
+    #: Round whose model asked for the roots.
+    began: int = 0
 
     @property
     def wanted(self) -> list[tuple[int, int]]:
@@ -140,10 +142,11 @@ class Growing:
     def from_dict(values: Any) -> Growing:
         """Inverse of :meth:`to_dict`."""
         trees = [GrowingTree(**tree) for tree in values["trees"]]
-        return Growing(int(values["step"]), int(values["level"]), trees, list(values["sites"]))
+        numbers = {name: int(values[name]) for name in ("step", "level", "began")}
+        return Growing(trees=trees, sites=list(values["sites"]), **numbers)
 
 
-def begin(step: int, classes: int) -> Growing:
+def begin(step: int, classes: int, *, began: int = 0) -> Growing:
     """A step of which nothing is known: sites are asked for the roots' histograms and totals."""
     trees = []
     for _ in range(classes):
@@ -151,7 +154,7 @@ def begin(step: int, classes: int) -> Growing:
         tree.add((0, 0), _FREE, ())
         tree.built = [[0, -1, -1]]
         trees.append(tree)
-    return Growing(step, 0, trees)
+    return Growing(step, 0, trees, began=began)
 
 
 def complete(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, SecureError
-from folkmoot.trees.compiled import compiled
+from folkmoot.trees.compiled import compiled, still
 from folkmoot.trees.cuts import Cuts
 
 __all__ = ["Grid", "Route", "bin_rows", "build", "count", "leaves", "missing_code"]
@@ -114,15 +114,17 @@ def bin_rows(rows: Array, cuts: Cuts) -> Array:
     """
     missing = missing_code(cuts)
     out = np.empty(rows.shape, np.uint8 if missing < 256 else np.uint16)
-    _bin(rows, cuts.values, cuts.first, cuts.categorical, missing, out)
+    edges = (still(cuts.values), still(cuts.first), still(cuts.categorical))
+    _bin(still(rows), *edges, missing, out)
     return out
 
 
 def leaves(bins: Array, missing: int, route: Route) -> NDArray[np.int32]:
     """Node that every row has come to; O(n · depth)."""
     out = np.empty(len(bins), np.int32)
-    _walk(bins, missing, route.left, route.right, route.feature, route.place,
-          route.default_left, route.codes, out)  # fmt: skip
+    left, right, feature = still(route.left), still(route.right), still(route.feature)
+    ways = (still(route.place), still(route.default_left), still(route.codes))
+    _walk(still(bins), missing, left, right, feature, *ways, out)
     return out
 
 
@@ -155,15 +157,16 @@ def build(
     """
     slot = np.full(max(int(nodes.max(initial=0)), *wanted) + 2, len(wanted), np.int64)
     slot[list(wanted)] = np.arange(len(wanted))
-    rows, starts = _sorted(nodes, slot, len(wanted))
-    _sum(bins, first, missing, rows, starts, gradient, hessian, out)
+    rows, starts = _sorted(still(nodes), still(slot), len(wanted))
+    own = (still(gradient), still(hessian))
+    _sum(still(bins), still(first), missing, rows, starts, *own, out)
 
 
 def count(bins: Array, cuts: Cuts, weights: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Rows (or their weights in whole steps) per bin, shape (bins,); O(n · d)."""
     out = np.zeros(cuts.bins, np.int64)
     own = np.ones(0, np.int64) if weights is None else weights
-    _count(bins, cuts.first, missing_code(cuts), own, out)
+    _count(still(bins), still(cuts.first), missing_code(cuts), still(own), out)
     return out
 
 

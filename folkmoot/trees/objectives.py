@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.trees.compiled import compiled
+from folkmoot.trees.compiled import compiled, still
 
 __all__ = ["OBJECTIVES", "derivatives", "on_grid"]
 
@@ -60,14 +60,15 @@ def derivatives(
     grad, hess = (np.empty((wide.shape[1], rows), np.float32) for _ in range(2))
     factor = np.ones(0, np.float32) if weights is None else np.asarray(weights, np.float32)
     code = OBJECTIVES[objective]
-    _derive(code, wide, np.asarray(labels, np.float32), factor, _F(max_delta_step), grad, hess)
+    numbers = (still(wide), still(np.asarray(labels, np.float32)), still(factor))
+    _derive(code, *numbers, _F(max_delta_step), grad, hess)
     return grad, hess
 
 
 def on_grid(values: NDArray[np.float32], exponent: int) -> NDArray[np.int64]:
-    """Whole steps of ``2**-exponent``, to the nearest; O(n).  Values above 2**(24 - exponent) are exact."""
+    """Whole steps of ``2**-exponent``, to the nearest: exact above 2**(24 - exponent); O(n)."""
     out = np.empty(values.shape, np.int64)
-    _round(values.ravel(), 2.0**exponent, out.ravel())
+    _round(still(values.ravel()), 2.0**exponent, out.reshape(-1))
     return out
 
 

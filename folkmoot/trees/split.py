@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.trees.compiled import compiled
+from folkmoot.trees.compiled import compiled, still
 
 __all__ = ["Rules", "Splits", "best_splits", "gain_of", "weight_of"]
 
@@ -123,7 +123,8 @@ def best_splits(
         np.zeros((nodes, most), bool),
     )
     _scan(
-        sums, totals, first, categorical, allowed, monotone, bounds, root_gain,
+        still(sums), still(totals), still(first), still(categorical), still(allowed),
+        still(monotone), still(bounds), still(root_gain),
         units[0], units[1], rules.numbers, rules.max_cat_to_onehot, rules.max_cat_threshold,
         out.gain, out.feature, out.bin, out.default_left, out.left, out.right_codes,
     )  # fmt: skip

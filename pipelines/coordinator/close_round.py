@@ -141,6 +141,7 @@ def _record(
         "privacy": privacy,
         "stop": _stop(context, meta, privacy, collected.updates),
         **_defence(context, round, meta, evaluated),
+        **({"boosting": meta["boosting"]} if "boosting" in meta else {}),
         **({"secure": collected.report} if collected.summed else {}),
     }
 
@@ -208,6 +209,8 @@ def _stop(
     if context.params.privacy.clipping == "record":
         ended = meta["round"] == schedule(context.params, context.contract).rounds
         return "schedule" if ended and meta["round"] < context.params.model.rounds else None
+    if "boosting" in meta:
+        return str(meta["boosting"]["stop"]) if meta["boosting"]["stop"] else None
     if meta["calm"] >= context.params.model.chosen.early_stopping.patience:
         return "converged"
     settings = context.params.privacy

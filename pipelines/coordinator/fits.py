@@ -46,7 +46,9 @@ def check_update(update: ReleasedUpdate, context: RunContext) -> None:
     ProtocolError
         ``protocol.mismatch``, naming the site.
     """
-    kind = LinearUpdate if context.params.model.kind == "linear" else TreeUpdate
+    kind: type = LinearUpdate if context.params.model.kind == "linear" else TreeUpdate
+    if _summed(context):
+        kind = Statistics
     _demand(
         isinstance(update.parts.get("update"), kind), update, "has no update of the plan's kind"
     )
@@ -154,10 +156,17 @@ def check_answers(update: ReleasedUpdate, context: RunContext) -> None:
 def check_sum(update: ReleasedUpdate, context: RunContext) -> None:
     """An opened sum: its parts have the shapes of the plan; raises as :func:`check_update`."""
     if "update" in update.parts:
-        fit = isinstance(update.parts["update"], LinearUpdate)
+        kind: type = Statistics if _summed(context) else LinearUpdate
+        fit = isinstance(update.parts["update"], kind)
         _demand(fit, update, "has no update of the plan's kind")
     _evaluation(update, context)
     _statistics(update, context)
+
+
+def _summed(context: RunContext) -> bool:
+    """Whether updates are histograms, which are sums."""
+    model = context.params.model
+    return model.kind == "trees" and model.trees.strategy == "summed_histograms"
 
 
 def _shapes(context: RunContext) -> dict[str, tuple[int, ...]]:

@@ -72,6 +72,10 @@ _BODIES = {
     "site.encode": "Encodes rows by the contract's public categories and releases summed statistics.",
     "site.train_linear": "Computes this round's update, applies privacy, signs and releases it.",
     "site.train_trees": "Grows this round's trees, signs and releases them.",
+    "site.train_histograms": (
+        "Sums gradients and Hessians by bin for the nodes that the incoming model asks for; several "
+        "exchanges make a tree."
+    ),
     "site.train_local_dp": "Trains diffprivlib's own estimator and releases the model.",
     "site.train_private": (
         "Sums what the round asks of every record, clipped, and releases the sum under noise."
@@ -112,6 +116,7 @@ _BODIES = {
 _TITLES = {
     "site.train_linear": "Train",
     "site.train_trees": "Train",
+    "site.train_histograms": "Train",
     "site.train_local_dp": "Train",
     "site.train_private": "Train",
     "site.verify": "Verify the table of",

@@ -56,7 +56,7 @@ def fields(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
                 continue
             name = _NAMES.get(key, key.rsplit(".", 1)[1])
             if name == "rounds":
-                schema["maximum"] = params.model.rounds
+                schema["maximum"] = params.model.chosen.rounds
             schema["title"] = _TITLES.get(name, name.replace("_", " ").capitalize())
             found[name] = key, {"default": default, "section": title, **schema}
     return found

@@ -33,6 +33,7 @@ BODIES = {
     "site.encode": "site_tasks.prepare:encode",
     "site.train_linear": "site_tasks.train_linear:train",
     "site.train_trees": "site_tasks.train_trees:train",
+    "site.train_histograms": "site_tasks.train_histograms:train",
     "site.train_local_dp": "site_tasks.train_local_dp:train",
     "site.train_private": "site_tasks.private.train:train",
     "site.evaluate": "site_tasks.evaluate:evaluate",

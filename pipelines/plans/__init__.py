@@ -8,6 +8,7 @@ from folkmoot.generalisation import check_levels
 from folkmoot.params import Params
 from folkmoot.plan import RoundPlan
 from folkmoot.privacy.training import schedule
+from folkmoot.trees.options import check as check_histograms
 from folkmoot.statistics.noise import share_of
 from folkmoot.statistics.questions import check_questions
 from pipelines.plans import linear, statistics, trees
@@ -68,6 +69,7 @@ def _statistics(params: Params, contract: Contract) -> RoundPlan:
 
 def _fit(params: Params, contract: Contract) -> None:
     check_levels(contract, params.anonymisation)
+    check_histograms(contract, params)
     if params.privacy.clipping == "record":
         schedule(params, contract)  # refuses what noise would drown, before anything is spent
     if params.privacy.mechanism == "diffprivlib" and contract.task == "multiclass":

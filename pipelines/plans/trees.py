@@ -14,6 +14,12 @@ __all__ = ["rounds"]
 def rounds(params: Params) -> Iterable[Step]:
     """Steps of all rounds; in ``cyclic`` round r belongs to site (r - 1) mod n of the sorted names."""
     members = params.federation.members
+    if params.model.trees.strategy == "summed_histograms":  # a round is one exchange of sums
+        for round in range(1, params.model.rounds + 1):
+            yield from one_round(
+                params, round, "site.train_histograms", members, params.federation.required
+            )
+        return
     for round in range(1, params.model.trees.rounds + 1):
         if params.model.trees.strategy == "cyclic":
             # A site that fails is passed over: the round then keeps the model as it is.

@@ -35,6 +35,7 @@ _MODULES = {
     "scaffold": "scaffold",
     "bagging": "trees",
     "cyclic": "trees",
+    "summed_histograms": "histograms",
 }
 
 

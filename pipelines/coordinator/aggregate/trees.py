@@ -60,7 +60,12 @@ def initial(statistics: Sequence[ReleasedUpdate], context: RunContext) -> Artefa
     parts = [u.parts["statistics"].arrays for u in updates if "statistics" in u.parts]
     make = {"binary": _prior, "multiclass": _log_priors, "regression": _mean}
     base_score = make[context.contract.task](parts, context)
-    return empty_model(context.contract, context.params, base_score)
+    model = empty_model(context.contract, context.params, base_score)
+    if context.params.model.trees.strategy == "summed_histograms":
+        from pipelines.coordinator.aggregate.histograms import opening
+
+        return opening(model, context)
+    return model
 
 
 def aggregate(

@@ -1,0 +1,72 @@
+"""Options of trees from summed histograms, by the names that XGBoost's users know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from folkmoot.params.kinds import NonNegative
+from folkmoot.sections import Section
+
+__all__ = ["HistogramOptions", "refuse_unfit"]
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class HistogramOptions(Section):
+    """What `summed_histograms` knows beside the options of all trees."""
+
+    objective: (
+        Literal["binary:logistic", "multi:softprob", "reg:squarederror", "count:poisson"] | None
+    ) = None
+    """`summed_histograms`: XGBoost's objective; that of the contract's task when null. `count:poisson` is for labels from 0."""
+    max_delta_step: NonNegative | None = None
+    """`summed_histograms`: largest weight of a leaf, 0 for any; when null 0.7 for `count:poisson`, 0 for the others."""
+    learning_rates: list[Share] = []
+    """`summed_histograms`: learning rate of every boosting step, in place of `eta`."""
+    colsample_bylevel: Share = 1.0
+    """`summed_histograms`: share of columns per level."""
+    colsample_bynode: Share = 1.0
+    """`summed_histograms`: share of columns per node."""
+    monotone_constraints: dict[str, Literal[-1, 0, 1]] = {}
+    """`summed_histograms`: by feature, 1 where the prediction must not fall as it grows, -1 where not rise."""
+    interaction_constraints: list[Annotated[list[str], Field(min_length=1)]] = []
+    """`summed_histograms`: groups of features that may stand on one path of a tree together."""
+    max_cat_to_onehot: Annotated[int, Field(ge=1)] = 4
+    """`summed_histograms`: features of fewer categories part one of them from the rest, others part sets."""
+    max_cat_threshold: Annotated[int, Field(ge=1)] = 64
+    """`summed_histograms`: most categories that a set is sought among."""
+    early_stopping_rounds: Annotated[int, Field(ge=1)] | None = None
+    """`summed_histograms`: end after so many steps without a better loss on all sites' held-out rows; the best model is kept."""
+    bin_edges: Literal["sketch", "bounds"] = "sketch"
+    """`summed_histograms`: edges at the federation's quantiles, from summed counts, or evenly between the contract's bounds."""
+    sketch_exchanges: Annotated[int, Field(ge=1, le=4)] = 2
+    """`summed_histograms`: times that cells are counted for the quantiles, each time more finely where rows are dense."""
+    spare_exchanges: Annotated[int, Field(ge=0, le=1000)] = 0
+    """`summed_histograms`: exchanges beyond `rounds` × `max_depth`, for trees that begin again because a site was lost."""
+
+
+def refuse_unfit(trees: Any) -> None:
+    """Hold the options of all trees against the strategy; raises ValueError.
+
+    Parameters
+    ----------
+    trees : Trees
+        The whole section.
+    """
+    if trees.strategy != "summed_histograms":
+        for name, field in HistogramOptions.model_fields.items():
+            if getattr(trees, name) != field.get_default():
+                raise ValueError(f"{name} belongs to strategy summed_histograms")
+        return
+    if trees.trees_per_round != 1:
+        raise ValueError("summed_histograms makes one step per round: set trees_per_round to 1")
+    if trees.early_stopping.tolerance:
+        raise ValueError(
+            "summed_histograms stops by early_stopping_rounds: leave early_stopping.tolerance at 0"
+        )
+    if trees.learning_rates and len(trees.learning_rates) < trees.rounds:
+        raise ValueError("learning_rates needs one for each of the rounds")
+    if trees.max_bin > 4096:
+        raise ValueError("summed_histograms keeps to a max_bin of at most 4096")
