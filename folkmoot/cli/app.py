@@ -8,12 +8,14 @@ import folkmoot
 from folkmoot.cli import (
     anonymise,
     audit,
+    coordinator,
     data,
     doctor,
     ledger,
     lineage,
     params,
     plan,
+    remote,
     roster,
     run,
     site,
@@ -53,7 +55,9 @@ doctor.register(app)
 audit.register(app)
 app.add_typer(data.app, name="data")
 standing.register(site.app)
+remote.register(site.app)
 app.add_typer(site.app, name="site")
+app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(roster.app, name="roster")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(statistics.app, name="statistics")

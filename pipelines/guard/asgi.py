@@ -155,7 +155,7 @@ class Guard:
     async def _task(self, request: Request) -> None:
         """A token that the coordinator signed for a task in the queue of a member."""
         text = request.headers.get("authorization", "").removeprefix("Bearer ")
-        subject = self.jobs.subject(text)
+        subject = await self.jobs.subject(text)
         if subject is None:
             raise _No(Refusal(401, "task-token"), request)
         task = await self.jobs.task(subject)

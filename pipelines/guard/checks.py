@@ -192,8 +192,9 @@ async def prefix(request: Request) -> Refusal | None:
 
 #: What the coordinator publishes for all sites of a run.
 _PUBLISHED = re.compile(
-    r"run\.json|final/result\.json|secure/(?:keys|members)\.json|round-000/schema\.json"
-    r"|round-\d{3}/(?:model|record\.json|survivors\.json)|(?:agree|final)/survivors\.json"
+    r"run\.json(?:\.signature)?|final/result\.json(?:\.signature)?|secure/(?:keys|members)\.json"
+    r"|round-000/schema\.json|round-\d{3}/(?:model|record\.json)(?:\.signature)?"
+    r"|round-\d{3}/(?:survivors\.json|total)|(?:agree|final)/(?:survivors\.json|total)"
 )
 #: What a site publishes, but for its name.
 _OWN = re.compile(

@@ -47,7 +47,7 @@ class Jobs(Protocol):
     async def job(self, dag: str, task: str, run: str, attempt: int, index: int) -> Job | None:
         """The edge executor's job of a task instance."""
 
-    def subject(self, token: str) -> str | None:
+    async def subject(self, token: str) -> str | None:
         """Id of the task instance that a task's token was signed for; None where it is not valid."""
 
 

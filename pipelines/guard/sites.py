@@ -13,7 +13,7 @@ from typing import Any
 
 from folkmoot.errors import ConfigError
 
-__all__ = ["Member", "Sites"]
+__all__ = ["Member", "Sites", "key_set"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,50}")
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -64,14 +64,7 @@ class Sites:
 
     def jwks(self) -> dict[str, Any]:
         """The keys as a JSON Web Key Set (RFC 7517), each under its site's name."""
-        from base64 import urlsafe_b64encode
-
-        def one(name: str, key: str) -> dict[str, str]:
-            x = urlsafe_b64encode(bytes.fromhex(key)).rstrip(b"=").decode()
-            kinds = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}
-            return {**kinds, "kid": name, "x": x}
-
-        return {"keys": [one(name, key) for name, key in sorted(self.keys.items())]}
+        return key_set(self.keys)
 
     def add(self, name: str, member: Member, *, replace: bool = False) -> None:
         """Let a site in.
@@ -144,3 +137,15 @@ def _read(path: Path) -> dict[str, Member]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {n: m for n, m in found.items() if _NAME.fullmatch(n) and _KEY.fullmatch(m.key)}
+
+
+def key_set(keys: Mapping[str, str]) -> dict[str, Any]:
+    """Ed25519 public keys (hex) by name as a JSON Web Key Set (RFC 7517, RFC 8037)."""
+    from base64 import urlsafe_b64encode
+
+    def one(name: str, key: str) -> dict[str, str]:
+        x = urlsafe_b64encode(bytes.fromhex(key)).rstrip(b"=").decode()
+        kinds = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}
+        return {**kinds, "kid": name, "x": x}
+
+    return {"keys": [one(name, key) for name, key in sorted(keys.items())]}

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -41,7 +42,7 @@ from folkmoot.plan import COORDINATOR, RoundPlan, Step
 from pipelines.hosts import airflow_docs as docs
 from pipelines.hosts.airflow_data import AnnounceData, RefreshSite, alias, site_asset
 from pipelines.hosts.airflow_form import fields
-from pipelines.hosts.airflow_project import ANONYMISE, Project, load_project, task_id
+from pipelines.hosts.airflow_project import ANONYMISE, Project, at_site, load_project, task_id
 from pipelines.hosts.airflow_tasks import (
     OpenRun,
     RegisterModel,
@@ -85,6 +86,8 @@ def federated_dag(kind: str) -> DAG | None:
     """
     if _other(f"federated_{kind}"):
         return None
+    if site := os.environ.get("FOLKMOOT_SITE"):
+        return _at_site(kind, site)
     try:
         project = load_project(kind)
         contract = project.contract()
@@ -134,12 +137,46 @@ def _alone(project: Project, plan: RoundPlan, step: Step) -> DAG:
     return dag
 
 
+def _at_site(kind: str, site: str) -> DAG | None:
+    """The DAG as a site's own worker reads it: the one task that it is to run.
+
+    Which step that is comes from the run's own plan, which the task reads and the site's settings
+    judge; a site knows neither the coordinator's params nor what other tasks there are.
+    """
+    name = get_parsing_context().task_id
+    if name is None:
+        return None
+    *groups, own = name.split(".")
+    with (
+        DAG(dag_id=f"federated_{kind}", params={"run": None}, default_args=DEFAULTS) as dag,
+        contextlib.ExitStack() as stack,
+    ):
+        for group in groups:
+            stack.enter_context(TaskGroup(group))
+        project = load_project(kind)
+        SiteTask(
+            task_id=own,
+            step="",
+            site=site,
+            project=project,
+            execution_timeout=_deadline(project.params),
+            owner=site,
+            **at_site(site),
+        )
+    return dag
+
+
 def refresh_dag() -> DAG | None:
     """The DAG ``refresh_site_data``: finds new dataset versions and announces them as Assets."""
     if _other("refresh_site_data"):
         return None
     project = load_project()
     params = project.params
+    own = os.environ.get("FOLKMOOT_SITE")
+    if own:
+        with DAG(dag_id="refresh_site_data", default_args=DEFAULTS) as dag:
+            RefreshSite(task_id=f"refresh-{own}", site=own, project=project, **at_site(own))
+        return dag
     with DAG(
         dag_id="refresh_site_data",
         dag_display_name="Refresh site data",
@@ -168,7 +205,7 @@ def refresh_dag() -> DAG | None:
                 task_display_name=f"Refresh {site}",
                 doc_md=docs.refresh(site),
                 owner=site,
-                queue=f"site-{site}",
+                **at_site(site),
                 execution_timeout=_deadline(params),
             )
             refresh >> announce
@@ -301,7 +338,7 @@ class _Builder:
         return SiteTask(
             **common,
             owner=step.place,
-            queue=f"site-{step.place}",
+            **at_site(step.place),
             execution_timeout=_deadline(self.project.params),
         )
 

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["COMMANDS", "PRELOAD", "main"]
+__all__ = ["COMMANDS", "PRELOAD", "SITES", "main"]
 
 #: The services, by name, with the arguments of the ``airflow`` command, slowest to start first.
 #: UI and tasks have an API server each, so that the two start side by side.
@@ -31,6 +31,9 @@ COMMANDS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
+
+#: The API server that sites reach, where there are some (``airflow_coordinator``).
+SITES = "sites-api-server"
 
 #: What tasks and services would otherwise import one by one.
 PRELOAD = (
@@ -71,7 +74,8 @@ def main() -> int:
     _migrate(home, logs, forking)
     children: dict[int, str] = {}
     stop: list[int] = []
-    for name in COMMANDS:
+    outside = [SITES] if os.environ.get("FOLKMOOT_SITES_SERVER") else []
+    for name in [*outside, *COMMANDS]:
         if forking and name == "scheduler":
             _load(PRELOAD)
         children[_start(name, logs, forking)] = name
@@ -113,10 +117,22 @@ def _start(name: str, logs: Path, forking: bool) -> int:
     arguments = list(COMMANDS.get(name) or ["db", "migrate"])
     if name == "task-api-server":
         arguments += ["--port", os.environ["FOLKMOOT_TASK_API_PORT"]]
+    environment = dict(os.environ)
+    guard = environment.pop("FOLKMOOT_GUARD", None)
+    if name == SITES and guard is not None:
+        arguments = [
+            "api-server",
+            "--apps",
+            "all",
+            *os.environ["FOLKMOOT_SITES_SERVER"].split("\n"),
+        ]
+        environment["FOLKMOOT_GUARD"] = guard
     log = (logs / f"{name}.log").open("wb")
     if not forking:
         command = [sys.executable, "-m", "airflow", *arguments]
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL).pid
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+        ).pid
     pid = os.fork()
     if pid:
         log.close()
@@ -127,6 +143,8 @@ def _start(name: str, logs: Path, forking: bool) -> int:
         os.dup2(log.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["airflow", *arguments]
+        os.environ.clear()
+        os.environ.update(environment)
         if name == "scheduler":
             _load(PRELOAD_STEPS)
         from airflow.__main__ import main as airflow

@@ -32,6 +32,7 @@ __all__ = [
     "Project",
     "ProjectTask",
     "acquire_lock",
+    "at_site",
     "load_project",
     "run_name",
     "task_id",
@@ -129,6 +130,12 @@ def task_id(step: Step | str) -> str:
     if parts[-1] == "initialise":
         return "initialise"
     return f"{parts[0]}.{'-'.join([*parts[1:], parts[0].removeprefix('round-')])}"
+
+
+def at_site(site: str) -> dict[str, str]:
+    """Where a site's task goes: its queue, and in a deployment the executor of the sites."""
+    executor = os.environ.get("FOLKMOOT_SITES_EXECUTOR")
+    return {"queue": f"site-{site}", **({"executor": executor} if executor else {})}
 
 
 def acquire_lock(run: RunContext) -> None:

@@ -240,13 +240,13 @@ class Services(Client):
         health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5.0).json()
         return bool(health[component]["status"] == "healthy")
 
-    def _configure(self) -> None:
-        """Write ``airflow.cfg``: secrets are kept, everything else follows this version."""
+    def _settings(self) -> dict[str, dict[str, str]]:
+        """What ``airflow.cfg`` says, by section."""
         secret = _secrets(self.home / "secrets.json")
         if not self._passwords.exists():
             _private(self._passwords, json.dumps({USER: secrets.token_urlsafe(12)}))
         workers = str(max(8, 2 * (os.cpu_count() or 1)))
-        settings: dict[str, dict[str, str]] = {
+        return {
             "core": {
                 "dags_folder": str(self.dags),
                 "executor": "LocalExecutor",
@@ -277,6 +277,10 @@ class Services(Client):
             "logging": {"base_log_folder": str(self.home / "logs")},
             "usage_data_collection": {"enabled": "False"},
         }
+
+    def _configure(self) -> None:
+        """Write ``airflow.cfg``: secrets are kept, everything else follows this version."""
+        settings = self._settings()
         config = configparser.ConfigParser(interpolation=None)
         config.read_dict(
             {s: {k: v.replace("%", "%%") for k, v in o.items()} for s, o in settings.items()}

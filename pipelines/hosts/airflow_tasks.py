@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
-from folkmoot.errors import ConfigError, RoundError
+from folkmoot.errors import ConfigError, ProtocolError, RoundError
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import decode
@@ -132,16 +132,32 @@ def _bound(step: Step, run: RunContext) -> Step:
 
 
 class SiteTask(ProjectTask):
-    """One step at a site, beside its data."""
+    """One step at a site, beside its data.
 
-    def __init__(self, *, step: str, **arguments: Any) -> None:
+    A site's own worker knows the task's id alone: its ``step`` is empty, and ``site`` its name.
+    """
+
+    def __init__(self, *, step: str, site: str = "", **arguments: Any) -> None:
         super().__init__(**arguments)
         self.step = step
+        self.site = site
 
     def work(self, context: Any) -> list[dict[str, str | int]] | None:
         """Execute the step; returns references to what it published."""
         run = self.project.context(self.run(context))
-        step = plan_of(run.params, run.contract).step(self.step)
+        plan = plan_of(run.params, run.contract)
+        if self.step:
+            step = plan.step(self.step)
+        else:
+            own = {task_id(s): s for s in plan if s.place == self.site}
+            if self.task_id not in own:
+                raise ProtocolError(
+                    "protocol.mismatch",
+                    f"The plan of run {run.run} has no task {self.task_id} for this site.",
+                    "Compare the versions of folkmoot at coordinator and site.",
+                    site=self.site,
+                )
+            step = own[self.task_id]
         return [ref.to_dict() for ref in execute(_bound(step, run), run)] or None
 
 

@@ -45,7 +45,7 @@ class KnownJobs:
             return Job("site-site-a", None)
         return None
 
-    def subject(self, token: str) -> str | None:
+    async def subject(self, token: str) -> str | None:
         return token.removeprefix("signed:") if token.startswith("signed:") else None
 
 

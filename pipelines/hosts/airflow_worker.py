@@ -1,0 +1,224 @@
+"""A site's worker: ``python -m pipelines.hosts.airflow_worker`` in the environment of :func:`prepare`.
+
+Airflow's own edge worker, with three changes.  It signs its requests with the site's key, so that it
+holds no secret of the coordinator.  It takes jobs of its own queue and of the project's DAG files
+alone, whatever it is sent.  What its tasks log stays here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import contextvars
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from folkmoot.errors import ConfigError
+from folkmoot.identity.visit import VARIABLE, Visit
+from pipelines.hosts.airflow_services import PROJECT
+from site_tasks.home import SiteHome
+from site_tasks.join import coordinator_file
+
+__all__ = ["approved", "code", "main", "prepare"]
+
+DAGS = ("federated_linear", "federated_trees", "refresh_site_data")
+
+
+def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
+    """Write the worker's ``airflow.cfg`` and params; returns the environment that it runs in.
+
+    Raises
+    ------
+    ConfigError
+        Where the site has not joined, or the code is not what its steward approved.
+    """
+    visit = Visit.load(coordinator_file(home))
+    approved(home)
+    folder = home.private / "airflow"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    settings: dict[str, dict[str, str]] = {
+        "core": {
+            "dags_folder": str(PROJECT / "dags"),
+            "plugins_folder": str(folder / "plugins"),
+            "load_examples": "False",
+            "execution_api_server_url": f"{visit.url}/execution/",
+        },
+        "api": {"ssl_cert": str(visit.authorities or "")},
+        "database": {"sql_alchemy_conn": f"sqlite:///{folder / 'unused.db'}"},
+        "edge": {
+            "api_url": f"{visit.url}/edge_worker/v1/",
+            "push_logs": str(home.settings.permissions.logs),
+            "job_poll_interval": "1",
+            "heartbeat_interval": "10",
+            "worker_concurrency": str(concurrency),
+        },
+        "logging": {"base_log_folder": str(folder / "logs"), "remote_logging": "False"},
+        "workers": {"min_heartbeat_interval": "1", "execution_api_timeout": "30"},
+        "usage_data_collection": {"enabled": "False"},
+    }
+    if visit.authorities is not None:
+        settings["api"] |= {
+            "ssl_ca_file": str(visit.authorities),
+            "client_use_public_certs": "False",
+        }
+    config = configparser.ConfigParser(interpolation=None)
+    config.read_dict(
+        {s: {k: v.replace("%", "%%") for k, v in o.items()} for s, o in settings.items()}
+    )
+    with (folder / "airflow.cfg").open("w", encoding="utf-8") as file:
+        config.write(file)
+    facts = json.loads((home.private / "federation.json").read_text(encoding="utf-8"))
+    federation = {
+        "name": facts["federation"],
+        "sites": facts["sites"],
+        "exchange": f"{visit.url}/exchange/v1",
+        "workspace": str(home.work / "coordinator"),
+    }
+    params = folder / "params.yaml"
+    params.write_text(yaml.safe_dump({"federation": federation}), encoding="utf-8")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "FOLKMOOT_"))}
+    passphrase = {k: v for k, v in os.environ.items() if k.startswith("FOLKMOOT_PASSPHRASE")}
+    trusted = {} if visit.authorities is None else {"SSL_CERT_FILE": str(visit.authorities)}
+    return {
+        **kept,
+        **passphrase,
+        **trusted,
+        VARIABLE: str(coordinator_file(home)),
+        "AIRFLOW_HOME": str(folder),
+        "FOLKMOOT_SITE": home.name,
+        "FOLKMOOT_SITE_HOME": str(home.root),
+        "FOLKMOOT_PARAMS": str(params),
+        "FOLKMOOT_ROOT": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [kept.get("PYTHONPATH")])]),
+        "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
+    }
+
+
+def code() -> tuple[str | None, bool]:
+    """Commit of the code that would run here, and whether anything in it was changed."""
+    from site_tasks.git import git
+
+    commit = git(PROJECT, "rev-parse", "HEAD", check=False)
+    changed = git(PROJECT, "status", "--porcelain", "--untracked-files=no", check=False)
+    return (commit or "").strip() or None, bool(changed and changed.strip())
+
+
+def approved(home: SiteHome) -> None:
+    """Raise `ConfigError` unless the code is approved, where ``permissions.code`` names commits."""
+    wanted = home.settings.permissions.code
+    if not wanted:
+        return
+    commit, changed = code()
+    if commit in wanted and not changed:
+        return
+    what = "was changed" if commit in wanted else f"is {(commit or 'no commit')[:12]}"
+    raise ConfigError(
+        "config.stale",
+        f"The code of this worker {what}; permissions.code of site.toml approves another.",
+        "Check out an approved commit, or review this one and add it to permissions.code.",
+        site=home.name,
+    )
+
+
+_METHOD: contextvars.ContextVar[str] = contextvars.ContextVar("method", default="")
+
+
+class _Signer:
+    """In place of Airflow's token maker, which needs the coordinator's secret."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+
+    def generate(self, extras: dict[str, Any]) -> str:
+        """A token for the request that is about to be sent."""
+        return self._visit.token(_METHOD.get(), f"/edge_worker/v1/{extras['method']}")
+
+
+def fault(job: Any, site: str) -> str | None:
+    """What is wrong with a job that the coordinator sent, or None."""
+    from airflow.executors.workloads import ExecuteTask
+
+    work = job.command
+    if not isinstance(work, ExecuteTask):
+        return "is no task"
+    if work.ti.queue != f"site-{site}":
+        return "belongs to another queue"
+    if work.ti.dag_id not in DAGS or str(work.dag_rel_path) != f"{work.ti.dag_id}.py":
+        return "is of an unknown DAG file"
+    if (work.bundle_info.name, work.bundle_info.version) != ("dags-folder", None):
+        return "is of an unknown DAG bundle"
+    log = Path(work.log_path or "")
+    return (
+        "has a log file outside the log folder" if log.is_absolute() or ".." in log.parts else None
+    )
+
+
+def main() -> int:
+    """Run the worker until it is told to stop."""
+    visit = Visit.load()
+    home = SiteHome(Path(os.environ["FOLKMOOT_SITE_HOME"]))
+    from airflow.providers.edge3.cli import api_client, worker
+
+    send, fetch, push = api_client._make_generic_request, worker.jobs_fetch, worker.logs_push
+
+    async def signed(method: str, *arguments: Any, **named: Any) -> Any:
+        _METHOD.set(method)
+        return await send(method, *arguments, **named)
+
+    async def checked(*arguments: Any, **named: Any) -> Any:
+        job = await fetch(*arguments, **named)
+        if job is None:
+            return None
+        approved(SiteHome(home.root))
+        wrong = fault(job, visit.site)
+        if wrong is not None:
+            print(f"A job was refused: it {wrong}.", file=sys.stderr, flush=True)
+            return None
+        return job
+
+    async def kept(*arguments: Any, **named: Any) -> None:
+        """Errors of the supervisor hold tracebacks: they stay in the log here."""
+        if home.settings.permissions.logs:
+            await push(*arguments, **named)
+
+    signer = _Signer(visit)
+    api_client.jwt_generator = lambda: signer
+    api_client._make_generic_request = signed
+    worker.jobs_fetch, worker.logs_push = checked, kept
+    _preload()
+    from airflow.configuration import conf
+
+    running = worker.EdgeWorker(
+        pid_file_path=str(Path(os.environ["AIRFLOW_HOME"]) / "worker.pid"),
+        hostname=visit.site,
+        queues=[f"site-{visit.site}"],
+        concurrency=conf.getint("edge", "worker_concurrency"),
+    )
+    asyncio.run(running.start())
+    return 0
+
+
+def _preload() -> None:
+    """What every task needs is in memory before it is forked."""
+    import importlib
+
+    for module in (
+        "airflow.sdk.execution_time.supervisor",
+        "airflow.sdk.execution_time.task_runner",
+        "airflow.dag_processing.bundles.local",
+        "pipelines.hosts.airflow",
+        "site_tasks.border",
+        "site_tasks.prepare",
+        "site_tasks.evaluate",
+        "site_tasks.train_linear",
+    ):
+        importlib.import_module(module)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,146 @@
+"""A site joins a coordinator elsewhere: its key goes there once, and what it is told stays here."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+from folkmoot.errors import ConfigError, ProtocolError, TransientError
+from folkmoot.identity.invitation import Invitation
+from folkmoot.identity.visit import Visit
+from site_tasks.home import SiteHome
+
+__all__ = ["coordinator_file", "hello", "join"]
+
+
+def coordinator_file(home: SiteHome) -> Path:
+    """Where a site keeps the way to its coordinator."""
+    return home.private / "coordinator.json"
+
+
+def join(home: SiteHome, token: str) -> dict[str, Any]:
+    """Accept an invitation; returns what the coordinator tells a member.
+
+    Nothing but the site's name, its public key and the invitation's secret is sent, to the machine
+    whose certificate came with the invitation.
+
+    Raises
+    ------
+    ConfigError
+        For a token that is damaged, expired or meant for another site.
+    ProtocolError
+        ``protocol.refused``.
+    TransientError
+        Where the coordinator cannot be reached, or shows another certificate.
+    """
+    invitation = Invitation.from_text(token)
+    if invitation.site != home.name:
+        raise ConfigError(
+            "config.invalid",
+            f"The token invites {invitation.site}, not {home.name}.",
+            "Ask the coordinator for a token for this site's name.",
+            site=home.name,
+        )
+    if invitation.expires < time.time():
+        raise ConfigError(
+            "config.invalid",
+            "The token has expired.",
+            "Ask the coordinator for a new one; where it is new, set this machine's clock.",
+            site=home.name,
+        )
+    if not invitation.url.startswith("https://"):
+        raise ConfigError(
+            "config.invalid", "The token names no https address.", "Ask for a new one."
+        )
+    certificate = None
+    if invitation.certificate is not None:
+        certificate = "coordinator.pem"
+        _write(home.private / certificate, invitation.certificate)
+    visit = Visit(home.name, invitation.url.rstrip("/"), home.private, certificate)
+    answer = _asked(visit, "POST", "/exchange/join", json=invitation.answer(home.key()))
+    if answer.status_code != 200:
+        raise ProtocolError(
+            "protocol.refused",
+            f"The coordinator at {visit.url} did not take the invitation: {_reason(answer)}",
+            "Ask for a new one: folkmoot coordinator invite, at the coordinator.",
+            site=home.name,
+        )
+    facts: dict[str, Any] = answer.json()
+    visit.save(coordinator_file(home))
+    _write(home.private / "federation.json", json.dumps(facts))
+    return facts
+
+
+def hello(visit: Visit) -> dict[str, Any]:
+    """What the coordinator tells this member now; with ``skew``, seconds that its clock is ahead.
+
+    Raises
+    ------
+    ProtocolError, TransientError
+        As in :func:`join`.
+    """
+    from folkmoot.exchange_https import refusal
+
+    answer = _asked(visit, "GET", "/exchange/hello", signed=True)
+    error = refusal(answer, visit.url)
+    if error is not None:
+        skew = _skew(answer)
+        if abs(skew) > 30:
+            error.message += f" Its clock is {skew:+.0f} s from this machine's."
+        raise error
+    return {**answer.json(), "skew": _skew(answer)}
+
+
+def _asked(visit: Visit, method: str, path: str, *, signed: bool = False, **arguments: Any) -> Any:
+    import httpx
+
+    try:
+        with visit.client() as client:
+            if signed:
+                return visit.request(client, method, path, **arguments)
+            return client.request(method, path, **arguments)
+    except httpx.ConnectError as error:
+        if isinstance(error.__cause__ and error.__cause__.__cause__, ssl.SSLCertVerificationError):
+            found = error.__cause__.__cause__  # type: ignore[union-attr]
+            why = getattr(found, "verify_message", "it does not verify")
+            raise TransientError(
+                "transient.service",
+                f"Whoever answers at {visit.url} does not have the coordinator's certificate ({why}).",
+                "Check the address. Where the coordinator has a new authority, join again.",
+            ) from None
+        raise _unreachable(visit, error) from None
+    except httpx.TransportError as error:
+        raise _unreachable(visit, error) from None
+
+
+def _unreachable(visit: Visit, error: Exception) -> TransientError:
+    return TransientError(
+        "transient.service",
+        f"The coordinator at {visit.url} cannot be reached ({type(error).__name__}).",
+        "Check name and port, that it runs, and that the firewall lets this machine out to it.",
+    )
+
+
+def _skew(answer: Any) -> float:
+    try:
+        return float(answer.json()["time"]) - time.time()
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _reason(answer: Any) -> str:
+    try:
+        return str(answer.json()["reason"])[:200]
+    except (ValueError, KeyError, TypeError):
+        return f"it answered {answer.status_code}"
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(path.suffix + ".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    os.replace(part, path)
