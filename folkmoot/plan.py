@@ -167,6 +167,11 @@ class keys:
         return f"{stage}/survivors.json"
 
     @staticmethod
+    def total(stage: str) -> str:
+        """Encrypted sum of a stage's contributions, which the sites decrypt."""
+        return f"{stage}/total"
+
+    @staticmethod
     def statement(stage: str, site: str) -> str:
         """What a site signed about its contribution to the secure sum of a stage."""
         return f"{stage}/statement-{site}"

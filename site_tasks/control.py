@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from folkmoot.plan import RunContext, keys
 from folkmoot.wire import Artefact, decode
+from site_tasks import orders
 from site_tasks.home import SiteHome
 
 __all__ = ["load_control", "save_control"]
@@ -47,7 +48,7 @@ def load_control(
             continue
         model = incoming
         if earlier != round - 1:
-            model = decode(context.store.get(context.key(keys.model(earlier))), kind="model")
+            model = decode(orders.read(context, keys.model(earlier)), kind="model")
         if home.name in model.meta["participants"]:
             control: Floats = np.load(path, allow_pickle=False)
             if control.shape == shape:

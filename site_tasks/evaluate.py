@@ -15,6 +15,7 @@ from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import Statistics
 from folkmoot.wire import Artefact, decode, digest
+from site_tasks import orders
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
 from site_tasks.release import release
@@ -156,7 +157,7 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
         ``protocol.missing``, or ``protocol.mismatch`` for another run, round, kind, shape or
         feature space.
     """
-    data = context.store.get(context.key(key))
+    data = orders.read(context, key)
     model = decode(data, kind="model")
     meta = model.meta
     if (meta.get("federation"), meta.get("run")) != (context.federation, context.run):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import ProtocolError
 from folkmoot.identity import Roster, public_text
+from site_tasks import orders
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
@@ -87,7 +88,8 @@ def check(context: RunContext, home: SiteHome) -> None:
     Raises
     ------
     ProtocolError
-        ``protocol.roster``, naming the member.
+        ``protocol.roster``, naming the member; ``protocol.signature`` for a run that the coordinator
+        did not sign.
     """
     known = accepted(home)
     if known is None:
@@ -102,6 +104,7 @@ def check(context: RunContext, home: SiteHome) -> None:
             raise _refused(home, f"of the run has another key for {member} than the accepted one")
     if known.coordinator not in (None, context.roster.coordinator):
         raise _refused(home, "that the site accepted names another coordinator's key")
+    orders.check_run(context)
     context.cache[name] = known
 
 

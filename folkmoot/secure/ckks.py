@@ -30,7 +30,17 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, SecureError
 
-__all__ = ["Cipher", "Packing", "add", "decrypt", "encrypt", "new_key_pair", "open_key", "pairs"]
+__all__ = [
+    "Cipher",
+    "Packing",
+    "add",
+    "decrypt",
+    "encrypt",
+    "load",
+    "new_key_pair",
+    "open_key",
+    "pairs",
+]
 
 #: Degree of the ring, slots of a ciphertext, bits of its primes.
 DEGREE, SLOTS, PRIMES = 8192, 4096, (60, 60)
@@ -106,16 +116,16 @@ class Packing:
         """How many a vector of ``size`` numbers takes."""
         return -(-size * self.digits // SLOTS)
 
-    def split(self, vector: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """Digits of all numbers, least significant first; shape (digits · size,)."""
+    def split(self, vector: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Digits of all numbers, least significant first; shape (digits, numbers)."""
         mask = np.uint64(2**self.digit - 1)
         planes = [vector >> np.uint64(self.digit * i) & mask for i in range(self.digits)]
-        return np.concatenate(planes).astype(np.float64)
+        return np.stack(planes).astype(np.int64)
 
-    def join(self, digits: NDArray[np.int64], size: int) -> NDArray[np.uint64]:
-        """Numbers modulo ``2^64`` of summed digits."""
-        total = np.zeros(size, np.uint64)
-        for i, plane in enumerate(digits.reshape(self.digits, size)):
+    def join(self, digits: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Numbers modulo ``2^64`` of summed digits, shape (digits, numbers)."""
+        total = np.zeros(digits.shape[1], np.uint64)
+        for i, plane in enumerate(digits):
             total += plane.astype(np.uint64) << np.uint64(self.digit * i)
         return total
 
@@ -168,8 +178,9 @@ def pairs(public: Any, secret: Any) -> bool:
     packing = Packing.of(1)
     probe = np.arange(16, dtype=np.uint64)
     try:
-        total = add(public, [encrypt(public, probe, packing)], 16, packing, ["probe"])
-        return bool((decrypt(secret, total, 16, packing) == probe).all())
+        cipher = encrypt(public, probe, packing)
+        found = decrypt(secret, load(public, cipher, 16, packing, "probe"), 16, packing)
+        return bool((packing.join(found) == probe).all())
     except SecureError:
         return False
 
@@ -177,19 +188,18 @@ def pairs(public: Any, secret: Any) -> bool:
 def encrypt(public: Any, vector: NDArray[np.uint64], packing: Packing) -> Cipher:
     """Encrypt a vector of numbers of 64 bits; O(numbers), some 62 bytes a number up to 64 sites."""
     tenseal = _tenseal()
-    digits, parts = packing.split(vector), []
+    digits, parts = packing.split(vector).ravel().astype(np.float64), []
     for start in range(0, digits.size, SLOTS):
         block = digits[start : start + SLOTS].tolist()
         made = tenseal.ckks_vector(public, block, scale=2.0**packing.scale)
-        parts.append(np.frombuffer(made.serialize(), np.uint8))
-    data = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
-    return Cipher(data, np.cumsum([part.size for part in parts], dtype=np.int64))
+        parts.append(made)
+    return _travelling(parts)
 
 
 def add(
     public: Any, ciphers: Iterable[Cipher], size: int, packing: Packing, sites: Iterable[str]
-) -> list[Any]:
-    """Sum of encrypted vectors, ciphertext by ciphertext; O(sites · numbers).
+) -> Cipher:
+    """Sum of encrypted vectors, ciphertext by ciphertext; needs no secret; O(sites · numbers).
 
     Parameters
     ----------
@@ -201,58 +211,70 @@ def add(
     SecureError
         ``secure.range``, naming the site, for ciphertexts of another number, length or scale.
     """
-    tenseal = _tenseal()
-    lengths = [
-        min(SLOTS, size * packing.digits - start)
-        for start in range(0, size * packing.digits, SLOTS)
-    ]
     total: list[Any] = []
     for cipher, site in zip(ciphers, sites, strict=True):
+        loaded = load(public, cipher, size, packing, site)
         try:
-            parts = _parts(cipher, len(lengths))
-            loaded = [tenseal.ckks_vector_from(public, part) for part in parts]
-            if [one.size() for one in loaded] != lengths:
-                raise ValueError
-            if total:
-                for one, more in zip(total, loaded, strict=True):
-                    one.add_(more)  # refuses another scale
-            else:
-                total = loaded
-        except (ValueError, RuntimeError, TypeError):
-            raise SecureError(
-                "secure.range",
-                f"The encrypted contribution of site {site} is damaged, or of another length, scale or "
-                "key than the sum's.",
-                "Check that the site runs the same version of folkmoot and TenSEAL; the round can be "
-                "run again without it.",
-                site=site,
-            ) from None
-    return total
+            for one, more in zip(total, loaded, strict=bool(total)):
+                one.add_(more)  # refuses another scale
+        except (ValueError, RuntimeError):
+            raise _unfit(site) from None
+        total = total or loaded
+    return _travelling(total)
 
 
-def decrypt(secret: Any, total: Iterable[Any], size: int, packing: Packing) -> NDArray[np.uint64]:
-    """The exact sum modulo ``2^64``; O(numbers).
+def load(public: Any, cipher: Cipher, size: int, packing: Packing, site: str) -> list[Any]:
+    """Ciphertexts of a vector of ``size`` numbers; raises as :func:`add`."""
+    tenseal, slots = _tenseal(), size * packing.digits
+    lengths = [min(SLOTS, slots - start) for start in range(0, slots, SLOTS)]
+    try:
+        loaded = [tenseal.ckks_vector_from(public, p) for p in _parts(cipher, len(lengths))]
+        if [one.size() for one in loaded] == lengths:
+            return loaded
+    except (ValueError, RuntimeError, TypeError):
+        pass
+    raise _unfit(site)
+
+
+def decrypt(secret: Any, total: Iterable[Any], size: int, packing: Packing) -> NDArray[np.int64]:
+    """Exact sums of digits, shape (digits, numbers); O(numbers).
 
     Raises
     ------
     SecureError
-        ``secure.range`` where it is not exact: a contribution held something else than digits.
+        ``secure.range`` where they are not exact: a contribution held something else than digits.
     """
     key = secret.secret_key()
     found = [np.asarray(one.decrypt(key), np.float64) for one in total]
     values = np.concatenate(found) if found else np.zeros(0)
     whole = np.rint(values)
-    fit = values.size == size * packing.digits and np.isfinite(values).all()
     most = packing.contributors * 2.0**packing.digit
-    if not (
-        fit and (np.abs(values - whole) <= 0.25).all() and ((whole >= 0) & (whole <= most)).all()
-    ):
+    fit = values.size == size * packing.digits and bool(np.isfinite(values).all())
+    fit = fit and bool((np.abs(values - whole) <= 0.25).all())
+    if not (fit and bool(((whole >= 0) & (whole <= most)).all())):
         raise SecureError(
             "secure.range",
             "An encrypted sum does not decrypt to whole numbers in the range that its sites can reach.",
             "A contribution is damaged or forged; run the round again without the site that sent it.",
         )
-    return packing.join(whole.astype(np.int64), size)
+    return whole.astype(np.int64).reshape(packing.digits, size)
+
+
+def _travelling(parts: Iterable[Any]) -> Cipher:
+    found = [np.frombuffer(part.serialize(), np.uint8) for part in parts]
+    data = np.concatenate(found) if found else np.zeros(0, np.uint8)
+    return Cipher(data, np.cumsum([part.size for part in found], dtype=np.int64))
+
+
+def _unfit(site: str) -> SecureError:
+    return SecureError(
+        "secure.range",
+        f"The encrypted contribution of site {site} is damaged, or of another length, scale or key "
+        "than the sum's.",
+        "Check that the site runs the same version of folkmoot and TenSEAL; the round can be run again "
+        "without it.",
+        site=site,
+    )
 
 
 def _parts(cipher: Cipher, count: int) -> list[bytes]:

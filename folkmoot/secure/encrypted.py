@@ -4,12 +4,13 @@
 
     set-up 1   site  ── Sign(sealing key) ─────────────────▶      as under masks
     set-up 2   first sites of the key list ── Sign(public key; secret key, sealed for every site) ─▶
-    upload     site  ── Sign(encrypted vector), statement ─▶
-    unmask     site  ── Sign(the sum of the listed uploads, decrypted) ─▶   sealed together
+    upload     site  ── Sign(encrypted numbers and tag), statement ─▶
+               sites ◀── list of survivors, sum of their ciphertexts ──  coordinator
+    unmask     site  ── Sign(the sum, decrypted and rounded) ─▶   sealed together
 
-The key pair of the first member is used.  A site adds the uploads itself, those that the survivors'
-signed statements name: a coordinator that handed over a sum of its own could have any single
-contribution decrypted.  An answer opens beside those of ``threshold`` sites to the same list
+The key pair of the first member is used.  The tags (:mod:`folkmoot.secure.tags`) show a site that what
+it decrypts is the sum of the listed contributions and nothing else; it sees no other site's ciphertext,
+whose key it has.  An answer opens beside those of ``threshold`` sites to the same list
 (:mod:`folkmoot.secure.together`), so that no two sums of one round can be had and subtracted.
 
 All sites hold the one secret key: **a site that colludes with the coordinator opens everything.**
@@ -21,6 +22,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -33,14 +35,18 @@ from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.identity import Roster, sign
 from folkmoot.secure import ckks
 from folkmoot.secure.boxes import OVERHEAD, open_box, seal_box
-from folkmoot.secure.masks import hkdf
+from folkmoot.secure.masks import Binding, hkdf
 from folkmoot.secure.setup import Announced, Keys, Session, context_of, open_list, opened_message
+from folkmoot.secure.tags import holds, tag, tag_key
 from folkmoot.wire import Artefact, decode, digest, encode
 
 __all__ = [
     "Offer",
+    "SharedKey",
+    "added",
     "agreed_sum",
     "decrypted",
+    "encrypted",
     "makers",
     "offer_message",
     "open_offer",
@@ -65,6 +71,23 @@ class Offer:
     public: bytes
     sealed: bytes
     boxes: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class SharedKey:
+    """The key pair of a run's encrypted sums, at a site.
+
+    Parameters
+    ----------
+    maker : str
+        Whose it is.
+    public, secret : bytes
+        Its halves.
+    """
+
+    maker: str
+    public: bytes
+    secret: bytes
 
 
 def makers(listed: Iterable[str], required: int) -> list[str]:
@@ -186,38 +209,69 @@ def take_key(
     return secret
 
 
-def decrypted(
-    public: bytes,
-    secret: bytes,
-    maker: str,
-    uploads: Mapping[str, ckks.Cipher],
-    size: int,
-    contributors: int,
+def encrypted(
+    key: SharedKey, binding: Binding, site: str, vector: NDArray[np.uint64], contributors: int
+) -> ckks.Cipher:
+    """A contribution: the numbers and their tag, encrypted; O(numbers)."""
+    packing = ckks.Packing.of(contributors)
+    made = tag(tag_key(key.secret, binding), packing.split(vector), site)
+    whole = np.append(vector, np.uint64(made))
+    return ckks.encrypt(ckks.open_key(key.public, secret=False, site=key.maker), whole, packing)
+
+
+def added(
+    public: bytes, maker: str, uploads: Mapping[str, ckks.Cipher], size: int, contributors: int
 ) -> bytes:
-    """What a site answers: the exact sum of the survivors' uploads; O(sites · numbers).
+    """The coordinator's sum of contributions, still encrypted; O(sites · numbers).
 
     Parameters
     ----------
-    public, secret : bytes
-        Halves of the key pair of site ``maker``.
     uploads : dict of str to Cipher
-        Of the survivors, checked against their statements.
+        Of the survivors.
     size : int
-        Numbers of the vector.
+        Numbers of a contribution, without its tag.
     contributors : int
         Most in a sum of the run.
 
     Raises
     ------
     SecureError
-        ``secure.range``, naming the site, for a contribution that is no encrypted vector of digits.
+        ``secure.range``, naming the site.
+    """
+    names, packing = sorted(uploads), ckks.Packing.of(contributors)
+    opened = ckks.open_key(public, secret=False, site=maker)
+    total = ckks.add(opened, [uploads[n] for n in names], size + 1, packing, names)
+    arrays: dict[str, NDArray[Any]] = {"cipher": total.data, "ends": total.ends}
+    return encode(Artefact("secure-total", {"size": size}, arrays))
+
+
+def decrypted(
+    key: SharedKey, binding: Binding, total: bytes, survivors: Iterable[str], contributors: int
+) -> bytes:
+    """What a site answers: the exact sum, where it is that of the survivors; O(numbers).
+
+    Raises
+    ------
+    SecureError
+        ``secure.survivors`` where the tags say that it is another sum; ``secure.range`` for what is
+        no encrypted vector of digits.
     """
     packing = ckks.Packing.of(contributors)
-    opened = ckks.open_key(public, secret=False, site=maker)
-    names = sorted(uploads)
-    total = ckks.add(opened, [uploads[n] for n in names], size, packing, names)
-    own = ckks.open_key(secret, secret=True, site=maker)
-    found = ckks.decrypt(own, total, size, packing)
+    public = ckks.open_key(key.public, secret=False, site=key.maker)
+    artefact = decode(total, kind="secure-total")
+    size, arrays = artefact.meta.get("size"), artefact.arrays
+    if type(size) is not int or size < 1 or arrays.keys() != {"cipher", "ends"}:
+        raise _another()
+    if packing.ciphertexts(size + 1) != arrays["ends"].size:
+        raise _another()
+    cipher = ckks.Cipher(arrays["cipher"], arrays["ends"])
+    loaded = ckks.load(public, cipher, size + 1, packing, "coordinator")
+    own = ckks.open_key(key.secret, secret=True, site=key.maker)
+    digits = ckks.decrypt(own, loaded, size + 1, packing)
+    tags = sum(int(d) << (packing.digit * i) for i, d in enumerate(digits[:, -1]))
+    if not holds(tag_key(key.secret, binding), digits[:, :-1], tags, survivors):
+        raise _another()
+    found = packing.join(digits[:, :-1])
     return encode(Artefact("secure-sum", {}, {"sum": found}))
 
 
@@ -258,6 +312,14 @@ def agreed_sum(
         "secure.threshold",
         f"{times} sites decrypted the sum, {threshold} are needed.",
         "Wait for the missing sites' answers and run the step again, or go on with the next round.",
+    )
+
+
+def _another() -> SecureError:
+    return SecureError(
+        "secure.survivors",
+        "The encrypted sum that was sent is not that of the listed survivors; nothing was revealed.",
+        "Ask the coordinator what it added; this site decrypts nothing else in this round.",
     )
 
 

@@ -29,7 +29,6 @@ __all__ = [
     "set_up_of",
     "stage_of",
     "units_of",
-    "upload_key",
 ]
 
 
@@ -106,15 +105,6 @@ def _agrees(context: RunContext) -> bool:
 def stage_of(step: Step) -> str:
     """Folder of the sum's messages: ``round-003``, ``final``."""
     return step.name.partition("/")[0]
-
-
-def upload_key(step: Step, site: str) -> str:
-    """Where a site's contribution to the sum of a step lies."""
-    if step.name.startswith("final/"):
-        return keys.evaluation(site)
-    if step.name.startswith("agree/"):
-        return keys.agreement(site)
-    return keys.update(step.round, site) if step.round else keys.masked_statistics(site)
 
 
 def set_up_of(context: RunContext) -> SetUp:

@@ -20,7 +20,7 @@ from folkmoot.privacy.events import Event, from_dict
 from folkmoot.privacy.training import schedule
 from folkmoot.updates import ReleasedUpdate, SummedUpdate
 from folkmoot.wire import Artefact, canonical_json, decode, encode
-from pipelines.coordinator import anchors, lock
+from pipelines.coordinator import anchors, lock, orders
 from pipelines.coordinator.aggregate import aggregator
 from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.collect import Collected, collect, fold
@@ -64,9 +64,9 @@ def aggregate(step: Step, context: RunContext) -> list[ArtifactRef]:
     _finite(arrays, changes, round)
     data = encode(Artefact("model", meta, arrays))
     anchors.after_round(step, context)
-    model = context.store.put(context.key(keys.model(round)), data)
+    model = orders.publish(context, keys.model(round), data)
     record = _record(context, round, collected, meta, model)
-    return [model, context.store.put(context.key(keys.record(round)), canonical_json(record))]
+    return [model, orders.publish(context, keys.record(round), canonical_json(record))]
 
 
 def combined_metrics(context: RunContext, updates: Sequence[ReleasedUpdate]) -> dict[str, Any]:

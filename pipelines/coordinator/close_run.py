@@ -7,7 +7,7 @@ from typing import Any
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, decode, digest
-from pipelines.coordinator import lock
+from pipelines.coordinator import lock, orders
 from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.close_round import combined_metrics, privacy_so_far
 from pipelines.coordinator.collect import collect
@@ -58,7 +58,7 @@ def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
         "privacy": privacy,
         "private": bool(privacy) and all(site["private"] for site in privacy.values()),
     }
-    ref = context.store.put(context.key(keys.RESULT), canonical_json(result))
+    ref = orders.publish(context, keys.RESULT, canonical_json(result))
     lock.release(context.workspace, context.federation, context.run)
     return [ref]
 

@@ -15,7 +15,7 @@ from folkmoot.identity import Roster
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, encode
-from pipelines.coordinator import anchors
+from pipelines.coordinator import anchors, orders
 from pipelines.coordinator.aggregate import initialiser
 from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.collect import collect, fold
@@ -65,7 +65,7 @@ def open_run(
     known = replace(roster, keys=values["roster"])
     context = RunContext(run, params, contract, known, store, workspace)
     try:
-        store.put(context.key(keys.RUN), canonical_json(values))
+        orders.publish(context, keys.RUN, canonical_json(values))
         anchors.at_opening(context)
     except ProtocolError as error:
         if error.code != "protocol.conflict":
@@ -124,7 +124,7 @@ def initialise(step: Step, context: RunContext) -> list[ArtifactRef]:
     if summed:  # nobody knows a single site's weight
         meta["participants"] = dict.fromkeys(meta["parents"])
     data = encode(replace(model, meta=meta))
-    return [context.store.put(context.key(keys.model(0)), data)]
+    return [orders.publish(context, keys.model(0), data)]
 
 
 def load_json(context: RunContext, key: str) -> dict[str, Any] | None:

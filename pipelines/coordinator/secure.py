@@ -17,7 +17,8 @@ from folkmoot.secure.encrypted import open_offer
 from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.unmask import open_list, survivor_list
 from pipelines.coordinator import lock
-from pipelines.coordinator.aggregate.secure_sum import uploads
+from pipelines.coordinator.aggregate.secure_sum import encrypted_total, uploads
+from pipelines.coordinator.collect import Collected
 
 __all__ = ["deal", "keys_of", "left_out", "survivors"]
 
@@ -57,6 +58,19 @@ def deal(step: Step, context: RunContext) -> list[ArtifactRef]:
     return [context.store.put(context.key(keys.SECURE_MEMBERS), members)]
 
 
+def _total(context: RunContext, collected: Collected, statements: dict[str, bytes]) -> bytes:
+    """The encrypted sum; what cannot be added is left out of it, and of ``statements``."""
+    while True:
+        updates = [update for update in collected.updates if update.site in statements]
+        try:
+            return encrypted_total(context, updates)
+        except SecureError as error:
+            if error.site not in statements or len(updates) <= collected.required:
+                raise
+            del statements[error.site]
+            set_up_of(context).graph.check(statements)
+
+
 def _members(step: Step, context: RunContext, listed: bytes) -> list[ArtifactRef]:
     """Who takes part in encrypted sums; their key pair lies in the first member's message."""
     session, required = session_of(context), context.params.federation.required
@@ -68,6 +82,8 @@ def _members(step: Step, context: RunContext, listed: bytes) -> list[ArtifactRef
     found = _gather(step, context, "shares", check)
     setup.neighbours(session, listed).check(found)
     members = setup.member_list(session, listed, found)
+    for site in found:  # the key pair that all use, signed by who made it
+        context.store.put(context.key(keys.secure("inbox", site)), found[min(found)])
     return [context.store.put(context.key(keys.SECURE_MEMBERS), members)]
 
 
@@ -81,8 +97,11 @@ def survivors(step: Step, context: RunContext) -> list[ArtifactRef]:
     """
     lock.touch(context.workspace, context.federation)
     own = set_up_of(context)
-    _, statements = uploads(step, context)
+    collected, statements = uploads(step, context)
     own.graph.check(statements)
+    if session_of(context).encrypted:
+        own_total = keys.total(stage_of(step))
+        context.store.put(context.key(own_total), _total(context, collected, statements))
     binding = session_of(context).binding(index_of(step, context))
     listed = survivor_list(binding, statements)
     return [context.store.put(context.key(keys.survivors(stage_of(step))), listed)]

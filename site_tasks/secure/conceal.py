@@ -76,7 +76,7 @@ def conceal(
     )
     state.claim(index, binding, identity)
     if session.encrypted:
-        made = encrypt(context, home, vector)
+        made = encrypt(context, home, binding, vector)
         hidden: dict[str, NDArray[Any]] = {"cipher": made.data, "ends": made.ends}
     else:
         known = memory(context, home)

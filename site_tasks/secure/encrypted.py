@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.errors import ProtocolError, SecureError
-from folkmoot.identity import verify
+from folkmoot.errors import SecureError
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import ckks, encrypted, setup
 from folkmoot.secure.boxes import pair_secret
-from folkmoot.secure.layout import Layout
-from folkmoot.secure.run import session_of, set_up_of, upload_key
+from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.together import seal_together
-from folkmoot.secure.unmask import open_list, open_statement
 from folkmoot.wire import Artefact, decode, digest, encode
 from site_tasks.secure.memory import announced_by, own_keys, state_of
 
@@ -34,17 +31,13 @@ class Ring:
 
     Parameters
     ----------
-    maker : str
-        Whose key pair is used.
-    public, secret : bytes
-        Its halves.
+    key : SharedKey
+        The key pair of all sites.
     pairs : dict of str to bytes
         Keys with each other member alone.
     """
 
-    maker: str
-    public: bytes
-    secret: bytes
+    key: encrypted.SharedKey
     pairs: Mapping[str, bytes]
 
 
@@ -70,11 +63,13 @@ def offer(context: RunContext, home: SiteHome, listed: bytes) -> bytes:
     return _made(state.once("shares", make))["message"].tobytes()
 
 
-def encrypt(context: RunContext, home: SiteHome, vector: NDArray[np.uint64]) -> ckks.Cipher:
-    """A contribution under the run's public key."""
-    known = _ring(context, home)
-    public = ckks.open_key(known.public, secret=False, site=known.maker)
-    return ckks.encrypt(public, vector, _packing(context))
+def encrypt(
+    context: RunContext, home: SiteHome, binding: Binding, vector: NDArray[np.uint64]
+) -> ckks.Cipher:
+    """A contribution under the run's public key, with its tag."""
+    return encrypted.encrypted(
+        _ring(context, home).key, binding, home.name, vector, len(context.params.federation.members)
+    )
 
 
 def answer(
@@ -85,51 +80,30 @@ def answer(
     listed: bytes,
     survivors: Sequence[str],
 ) -> bytes:
-    """The sum of the uploads that the survivors signed, decrypted; O(sites · numbers).
-
-    The uploads are read from the exchange store and held against the survivors' statements: a sum
-    that somebody else added up could be a single contribution.
+    """The sum of the survivors' contributions, decrypted; O(numbers).
 
     Raises
     ------
     SecureError
-        ``secure.survivors``, naming the site, for an upload that is not the one that was signed.
-    SecureError
-        ``secure.range`` for one that is no encrypted vector.
+        ``secure.survivors`` for what is another sum, ``secure.again`` for a second attempt at one;
+        ``secure.range`` for what is none.
     """
-    statements, known = open_list(listed, binding), _ring(context, home)
-    uploads: dict[str, ckks.Cipher] = {}
-    sizes = set()
-    for site in survivors:
-        signed, _ = open_statement(statements[site], binding, site, context.roster)
-        data = context.store.find(context.key(upload_key(step, site)))
-        if data is None or digest(data) != signed:
-            raise _changed(site)
-        try:
-            body = verify(data, context.roster.key(site), what=f"The upload of site {site}")
-            found = decode(body, kind="update")
-            sizes.add(Layout.from_dict(found.meta["secure"]["layout"]).size)
-            uploads[site] = ckks.Cipher(found.arrays["cipher"], found.arrays["ends"])
-        except (ProtocolError, KeyError, TypeError):
-            raise _changed(site) from None
-    if len(sizes) != 1:
-        raise _changed(min(uploads))
-    content = encrypted.decrypted(
-        known.public,
-        known.secret,
-        known.maker,
-        uploads,
-        sizes.pop(),
-        len(context.params.federation.members),
-    )
+    known, index = _ring(context, home), index_of(step, context)
+    total = context.store.get(context.key(keys.total(stage_of(step))))
+    which = digest(total)
+    if state_of(context, home).decide(f"total-{index:04d}", which) != which:
+        raise SecureError(
+            "secure.again",
+            f"Site {home.name} was sent a second encrypted sum for one round.",
+            "Find out who made it; the first alone is looked at.",
+            site=home.name,
+        )
+    sites = len(context.params.federation.members)
+    content = encrypted.decrypted(known.key, binding, total, survivors, sites)
     graph = set_up_of(context).graph
     return seal_together(
         content, binding, home.name, listed, survivors, graph, known.pairs, home.key()
     )
-
-
-def _packing(context: RunContext) -> ckks.Packing:
-    return ckks.Packing.of(len(context.params.federation.members))
 
 
 def _ring(context: RunContext, home: SiteHome) -> Ring:
@@ -153,9 +127,8 @@ def _ring(context: RunContext, home: SiteHome) -> Ring:
             )
         arrays = entry.arrays
         pairs = {k[2:]: bytes(v) for k, v in arrays.items() if k.startswith("c/")}
-        context.cache[name] = Ring(
-            entry.meta["maker"], arrays["public"].tobytes(), arrays["secret"].tobytes(), pairs
-        )
+        halves = arrays["public"].tobytes(), arrays["secret"].tobytes()
+        context.cache[name] = Ring(encrypted.SharedKey(entry.meta["maker"], *halves), pairs)
     found: Ring = context.cache[name]
     return found
 
@@ -174,7 +147,7 @@ def _open(context: RunContext, home: SiteHome) -> bytes:
     signed = setup.open_listing(own.members_list)
     others = sorted(own.members - {home.name})
     announced = {other: announced_by(context, own.listed, other) for other in others}
-    data = context.store.get(context.key(keys.secure("shares", maker)), signed[maker])
+    data = context.store.get(context.key(keys.secure("inbox", home.name)), signed[maker])
     required = context.params.federation.required
     made = encrypted.open_offer(data, session, maker, own.listed, required, context.roster)
     if made is None:
@@ -205,13 +178,3 @@ def _made(dealt: bytes) -> Mapping[str, NDArray[np.uint8]]:
 
 def _bytes(data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)
-
-
-def _changed(site: str) -> SecureError:
-    return SecureError(
-        "secure.survivors",
-        f"The upload of site {site} is gone, or is not the one that the site signed; nothing was "
-        "decrypted.",
-        "Find out who changed the exchange store.",
-        site=site,
-    )

@@ -13,7 +13,7 @@ from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.unmask import answer, check_survivors
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
-from site_tasks import permissions
+from site_tasks import orders, permissions
 from site_tasks.home import SiteHome
 from site_tasks.prepared import load_prepared
 from site_tasks.secure import encrypted
@@ -195,7 +195,7 @@ def _content(step: Step, context: RunContext, home: SiteHome) -> str:
     prepared = load_prepared(context, home)
     model = ""
     if len(step.inputs) > 1:  # a model, beside the list of survivors
-        found = decode(context.store.get(context.key(step.inputs[0])), kind="model")
+        found = decode(orders.read(context, step.inputs[0]), kind="model")
         model = digest(encode(Artefact("model", {}, found.arrays)))
     settings = context.params.model.chosen.model_dump(
         mode="json", exclude={"rounds", "early_stopping"}

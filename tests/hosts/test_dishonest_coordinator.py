@@ -13,9 +13,11 @@ import pytest
 
 from folkmoot.errors import FolkmootError, PrivacyError, ProtocolError
 from folkmoot.exchange import ExchangeStore
+from folkmoot.identity.orders import order, signature_key
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import keys
-from folkmoot.wire import Artefact, decode, encode
+from folkmoot.wire import Artefact, decode, digest, encode
+from pipelines.coordinator.identity import coordinator_key
 from pipelines.coordinator.open_round import open_run
 from pipelines.hosts.execute import execute, open_context
 from pipelines.hosts.walk import contract_for, roster_for
@@ -23,7 +25,7 @@ from pipelines.plans import plan_of
 from site_tasks.home import SiteHome
 from site_tasks.release import open_ledger
 from site_tasks.settings import save_settings
-from tests.conftest import copy_workspace
+from tests.conftest import copy_workspace, signed_anew
 
 SITE = "site-a"
 BASE = ["federation.sites=[site-a]", "data.recipe=synthetic", "data.rows=120", "data.columns=4"]
@@ -56,9 +58,10 @@ class Trial:
         meta, arrays = dict(model.meta), dict(model.arrays)
         change(meta, arrays)
         store = ExchangeStore(self.workspace / name)
-        store.put(self.context.key(keys.model(0)), encode(Artefact("model", meta, arrays)))
-        step = self.plan.step(f"round-001/train/{SITE}")
-        return execute(step, replace(self.context, store=store, cache={}))
+        context = replace(self.context, store=store, cache={})
+        signed_anew(context, keys.RUN, self.context.store.get(self.context.key(keys.RUN)))
+        signed_anew(context, keys.model(0), encode(Artefact("model", meta, arrays)))
+        return execute(self.plan.step(f"round-001/train/{SITE}"), context)
 
     def reservations(self) -> int:
         return sum(entry.kind == "reserve" for entry in open_ledger(self.home).entries())
@@ -184,12 +187,45 @@ def test_a_run_that_is_rewritten_meets_the_sites_own_permissions(trial: Any) -> 
     for code, privacy in lies.items():
         lie = json.loads(json.dumps(true))
         lie["params"]["privacy"].update(privacy)
-        path.write_text(json.dumps(lie))
+        signed_anew(site.context, keys.RUN, json.dumps(lie).encode())
         context = open_context("r", "demo", site.context.store, site.workspace)
         with pytest.raises(FolkmootError) as caught:
             execute(site.plan.step(f"round-001/train/{SITE}"), context)
         assert caught.value.code == code
     assert site.reservations() == 0
+
+
+def test_a_model_or_a_run_that_the_coordinator_did_not_sign(trial: Any) -> None:
+    """Who can write to the exchange store alone gives no orders."""
+    site = trial()
+    exchange, step = site.workspace / "exchange", site.plan.step(f"round-001/train/{SITE}")
+
+    def refused(key: str, data: bytes, signature: bytes | None = None) -> None:
+        paths = [exchange / site.context.key(k) for k in (key, signature_key(key))]
+        before = [path.read_bytes() for path in paths]
+        paths[0].write_bytes(data)
+        if signature is None:
+            paths[1].unlink()
+        else:
+            paths[1].write_bytes(signature)
+        with pytest.raises(ProtocolError) as caught:
+            execute(step, replace(site.context, cache={}))
+        assert caught.value.code == "protocol.signature"
+        for path, content in zip(paths, before, strict=True):
+            path.write_bytes(content)
+
+    own = {k: (exchange / site.context.key(k)).read_bytes() for k in (keys.RUN, keys.model(0))}
+    signed = {k: (exchange / site.context.key(signature_key(k))).read_bytes() for k in own}
+    for key, data in own.items():
+        refused(key, data)  # no signature
+        refused(key, data + b" ", signed[key])  # of other bytes
+        for other in own.keys() - {key}:
+            refused(key, data, signed[other])  # of another artefact
+        forged = order("demo", "r", key, digest(data), site.home.key())
+        refused(key, data, forged)  # of somebody else
+        replayed = order("demo", "r0", key, digest(data), coordinator_key(site.workspace))
+        refused(key, data, replayed)  # of another run
+    assert execute(step, replace(site.context, cache={}))
 
 
 @pytest.mark.parametrize(

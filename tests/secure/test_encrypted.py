@@ -45,9 +45,10 @@ def test_sums_are_exact_whatever_the_numbers_are(key_pair: tuple[Any, Any], site
     vectors[:, :4] = [0, 1, 2**63, 2**64 - 1]
     ciphers = [ckks.encrypt(public, v, packing) for v in vectors]
     total = ckks.add(public, ciphers, size, packing, map(str, range(sites)))
-    found = ckks.decrypt(secret, total, size, packing)
+    loaded = ckks.load(public, total, size, packing, "coordinator")
+    found = packing.join(ckks.decrypt(secret, loaded, size, packing))
     assert (found == vectors.sum(axis=0, dtype=np.uint64)).all()
-    digits = np.concatenate([np.asarray(part.decrypt(secret.secret_key())) for part in total])
+    digits = np.concatenate([np.asarray(part.decrypt(secret.secret_key())) for part in loaded])
     off = np.abs(digits - np.rint(digits)).max() * 2.0**packing.scale
     assert 0 < off < 10 * 2.0**11 * np.sqrt(sites) < 2.0**packing.scale / 4  # as proven
 
@@ -87,8 +88,9 @@ def test_what_is_no_encrypted_vector_names_its_site(key_pair: tuple[Any, Any]) -
     forged = tenseal.ckks_vector(public, [0.5] * 20, scale=2.0**packing.scale).serialize()
     cipher = ckks.Cipher(np.frombuffer(forged, np.uint8), np.array([len(forged)]))
     total = ckks.add(public, [good, cipher], 10, packing, ["a", "b"])
+    loaded = ckks.load(public, total, 10, packing, "coordinator")
     with pytest.raises(FolkmootError) as caught:  # nothing but whole numbers is ever shown
-        ckks.decrypt(secret, total, 10, packing)
+        ckks.decrypt(secret, loaded, 10, packing)
     assert caught.value.code == "secure.range"
 
 
@@ -186,16 +188,68 @@ def _trial(runs: dict[str, Path], target: Path) -> Trial:
     return Trial(settings(rounds=1, aggregation={"protection": "ckks"}), target)
 
 
-def test_one_upload_in_place_of_another_is_not_decrypted(
-    runs: dict[str, Path], tmp_path: Path
+def _lies(trial: Trial) -> dict[str, bytes]:
+    """Encrypted sums of round 1 that a lying coordinator might send; it has uploads and public key."""
+    folder = [decode(trial.path(keys.update(1, s)).read_bytes()[:-84]) for s in SITES]
+    ciphers = [ckks.Cipher(u.arrays["cipher"], u.arrays["ends"]) for u in folder]
+    offer = decode(trial.path(keys.secure("shares", SITES[0])).read_bytes()[:-84])
+    public = ckks.open_key(offer.arrays["public"].tobytes(), secret=False, site=SITES[0])
+    true = decode(trial.path(keys.total("round-001")).read_bytes())
+    size, packing = true.meta["size"], ckks.Packing.of(len(SITES))
+    one = np.zeros(size + 1, np.uint64)
+    one[0] = 1
+    extra = ckks.encrypt(public, one, packing)
+
+    def told(*chosen: ckks.Cipher) -> bytes:
+        names = [str(i) for i in range(len(chosen))]
+        made = ckks.add(public, chosen, size + 1, packing, names)
+        arrays: dict[str, Any] = {"cipher": made.data, "ends": made.ends}
+        return encode(Artefact("secure-total", {"size": size}, arrays))
+
+    return {
+        "one site's alone": told(ciphers[0]),
+        "one site's five times": told(*[ciphers[0]] * 5),
+        "four of the five": told(*ciphers[:4]),
+        "one of them twice": told(*ciphers, ciphers[0]),
+        "with a number of its own": told(*ciphers, extra),
+        "of the statistics": trial.path(keys.total("round-000")).read_bytes(),
+    }
+
+
+@pytest.mark.parametrize("lie", range(6))
+def test_nothing_but_the_sum_of_the_listed_sites_is_decrypted(
+    runs: dict[str, Path], tmp_path: Path, lie: int
 ) -> None:
-    """Were site-a's upload put in everybody's place, the sum would be five times its own."""
     trial = _trial(runs, tmp_path / "trial")
-    for site in SITES[1:]:
-        own = trial.path(keys.update(1, "site-a")).read_bytes()
-        trial.path(keys.update(1, site)).write_bytes(own)
-    trial.refused("round-001/unmask/site-a", "secure.survivors", "not the one that the site signed")
-    assert not trial.path(keys.answer("round-001", "site-a")).exists()
+    true, lies = trial.path(keys.total("round-001")).read_bytes(), _lies(trial)
+    assert len(lies) == 6
+    trial.path(keys.total("round-001")).write_bytes(list(lies.values())[lie])
+    with pytest.raises(FolkmootError) as caught:
+        execute(trial.plan.step("round-001/unmask/site-b"), trial.fresh())
+    assert caught.value.code in {"secure.survivors", "secure.range"}  # too many digits: range
+    assert not trial.path(keys.answer("round-001", "site-b")).exists()
+    # and there is no second attempt, not even with the true one
+    trial.path(keys.total("round-001")).write_bytes(true)
+    trial.refused("round-001/unmask/site-b", "secure.again", "second encrypted sum")
+
+
+def test_no_site_is_shown_another_sites_ciphertext(runs: dict[str, Path]) -> None:
+    """A site has the secret key: what it reads must be sums."""
+    trial = Trial(settings(rounds=1, aggregation={"protection": "ckks"}), runs["open"])
+    seen: list[str] = []
+    read = type(trial.context.store).find
+
+    def noted(store: Any, key: str) -> Any:
+        seen.append(key)
+        return read(store, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(trial.context.store), "find", noted)
+        execute(trial.plan.step("round-001/unmask/site-c"), trial.fresh())
+    others = [f"-{site}" for site in SITES if site != "site-c"]
+    foreign = [k for k in seen if k.endswith(tuple(others)) and "/secure/keys-" not in k]
+    assert any(key.endswith("round-001/total") for key in seen)
+    assert foreign == []
 
 
 def test_sums_that_differ_by_one_site_are_not_opened_both(
@@ -209,6 +263,8 @@ def test_sums_that_differ_by_one_site_are_not_opened_both(
     for site in ("site-a", "site-b"):
         execute(trial.plan.step(f"round-001/unmask/{site}"), trial.fresh())
     trial.path(keys.survivors("round-001")).write_bytes(survivor_list(binding, statements))
+    fewer = _lies(trial)["four of the five"]  # which is the true sum of this list
+    trial.path(keys.total("round-001")).write_bytes(fewer)
     for site in ("site-c", "site-d"):
         execute(trial.plan.step(f"round-001/unmask/{site}"), trial.fresh())
     trial.refused("round-001/aggregate", "secure.threshold", "nothing of it was revealed")

@@ -26,7 +26,7 @@ from pipelines.plans import plan_of
 from site_tasks.home import SiteHome
 from site_tasks.secure import conceal
 from site_tasks.settings import save_settings
-from tests.conftest import copy_workspace
+from tests.conftest import copy_workspace, signed_anew
 
 SITES = ["site-a", "site-b", "site-c", "site-d", "site-e"]
 BASE = {
@@ -209,7 +209,7 @@ def test_statistics_of_two_runs_that_differ_by_one_site(trial: Trial) -> None:
     """The same rows again without site-e: the difference would be its statistics."""
     again = Trial(trial.context.params, trial.workspace)
     object.__setattr__(again.context, "run", "r2")
-    again.context.store.put(again.context.key(keys.RUN), b"{}")
+    signed_anew(again.context, keys.RUN, b"{}")
     again.walk("prepare/", "setup/")
     again.walk("round-000/", until="survivors", without=("site-e",))
     execute(again.plan.step("round-000/survivors"), again.fresh())
@@ -224,7 +224,8 @@ def test_a_round_asked_for_again_with_another_model(trial: Trial) -> None:
     from folkmoot.wire import Artefact, encode
 
     arrays = {**model.arrays, "coef": np.ones_like(model.arrays["coef"])}
-    trial.path(keys.model(0)).write_bytes(encode(Artefact("model", model.meta, arrays)))
+    other = encode(Artefact("model", model.meta, arrays))
+    signed_anew(trial.context, keys.model(0), other)
     trial.path(keys.update(1, "site-a")).unlink()
     trial.refused("round-001/train/site-a", "secure.again", "another contribution", "round 1")
 

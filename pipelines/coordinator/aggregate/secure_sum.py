@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import recover, setup
-from folkmoot.secure.ckks import MOST_BYTES, Packing
-from folkmoot.secure.encrypted import agreed_sum
+from folkmoot.secure.ckks import MOST_BYTES, Cipher, Packing
+from folkmoot.secure.encrypted import added, agreed_sum, open_offer
 from folkmoot.secure.layout import Layout
 from folkmoot.secure.masks import Binding
 from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
@@ -24,7 +24,7 @@ from folkmoot.wire import digest
 from pipelines.coordinator.collect import Collected, collect
 from pipelines.coordinator.fits import check_masked, check_sum
 
-__all__ = ["gather", "uploads"]
+__all__ = ["encrypted_total", "gather", "uploads"]
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,31 @@ def uploads(step: Step, context: RunContext) -> tuple[Collected, dict[str, bytes
     return collected, {site: data for site, data in statements.items() if site not in odd}
 
 
+def encrypted_total(context: RunContext, updates: Sequence[ReleasedUpdate]) -> bytes:
+    """The sum of encrypted contributions, which the sites will decrypt; O(sites · numbers).
+
+    Raises
+    ------
+    SecureError
+        ``secure.range``, naming the site whose contribution cannot be added.
+    """
+    own, session = set_up_of(context), session_of(context)
+    maker, members = min(own.members), len(context.params.federation.members)
+    data = context.store.get(context.key(keys.secure("shares", maker)))
+    required = context.params.federation.required
+    offer = open_offer(data, session, maker, own.listed, required, context.roster)
+    if offer is None:
+        raise _unfit(maker, "is the first member, and made no key pair")
+    ciphers = {u.site: Cipher(u.hidden["cipher"], u.hidden["ends"]) for u in updates}
+    size = Layout.from_dict(updates[0].meta["secure"]["layout"]).size
+    return added(offer.public, maker, ciphers, size, members)
+
+
 def _fits(update: ReleasedUpdate, layout: Layout, context: RunContext) -> bool:
     """Whether what hides a site's numbers has the length and type of its layout."""
     if context.params.aggregation.protection == "ckks":
         cipher, ends = update.hidden.get("cipher"), update.hidden.get("ends")
-        count = Packing.of(len(context.params.federation.members)).ciphertexts(layout.size)
+        count = Packing.of(len(context.params.federation.members)).ciphertexts(layout.size + 1)
         fit = cipher is not None and cipher.dtype == np.uint8 and cipher.size <= count * MOST_BYTES
         return fit and ends is not None and ends.dtype == np.int64 and ends.shape == (count,)
     vector = update.hidden.get("masked")
