@@ -60,14 +60,17 @@ CLIP_NORM = {"heart": 0.05, "adult": 0.1}
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="10 and 20 sites, IID and Dirichlet 0.5")
+    parser.add_argument("--sites", nargs="*", type=int, default=[10, 20], help="with --all")
+    parser.add_argument("--partitions", nargs="*", default=["iid", "dirichlet"], help="with --all")
     parser.add_argument("--datasets", nargs="*", default=["heart", "adult"])
     parser.add_argument("--defences", nargs="*", default=list(DEFENCES))
     chosen = parser.parse_args(arguments)
     if BESIDE.is_dir():
         os.environ.setdefault("FOLKMOOT_DATA", str(BESIDE))
-    settings = itertools.product((10, 20), ("iid", "dirichlet")) if chosen.all else [(10, "iid")]
+    every = itertools.product(chosen.sites, chosen.partitions)
+    settings = list(every) if chosen.all else [(10, "iid")]
     worst: dict[tuple[str, str], list[float]] = {}
-    for (sites, partition), dataset in itertools.product(list(settings), chosen.datasets):
+    for (sites, partition), dataset in itertools.product(settings, chosen.datasets):
         with tempfile.TemporaryDirectory() as folder:
             setting = _Setting(Path(folder), dataset, sites, partition)
             clean, _ = setting.run(None, {})
@@ -89,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         worst.setdefault((name, "without backdoor"), []).append(clean - auc)
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
-    dealt = "10 and 20 sites, IID and Dirichlet 0.5" if chosen.all else "10 sites, IID"
+    names = {"iid": "IID", "dirichlet": "Dirichlet 0.5"}
+    dealt = "; ".join(f"{sites} sites, {names[partition]}" for sites, partition in settings)
     where = f"{', '.join(chosen.datasets)}; {dealt}"
     for name, key, must in (
         (ROBUST, "loss", 0.01),
@@ -119,6 +123,8 @@ class _Setting:
         self.names = [f"site-{i:02d}" for i in range(1, sites + 1)]
         self.bad = self.names[-(sites // 5) :]
         self._clean: Any = None
+        #: Sites that take part: one that was dealt a single class does not.
+        self._present: list[str] = self.names
 
     def run(self, attack: str | None, defence: dict[str, Any]) -> tuple[float, float]:
         """AUC on honest held-out rows, and the trigger's success against the last run without attack."""
@@ -130,7 +136,7 @@ class _Setting:
     def _params(self, defence: dict[str, Any]) -> Params:
         settings: dict[str, Any] = {"hostile": len(self.bad), **defence} if defence else {}
         if defence.get("rule") == "fltrust":
-            settings["trusted_site"] = self.names[0]
+            settings["trusted_site"] = self._present[0]
         private = defence.get("mode") == "private"
         return parse_params(
             {
@@ -165,7 +171,10 @@ class _Setting:
         model = decode(context.store.get(context.key(result["model"])), kind="model")
         w = parameters(model)[0]
         xs, ys = [], []
-        for site in self.names[: -len(self.bad)]:
+        self._present = sorted(result["datasets"])
+        for site in self._present:
+            if site in self.bad:
+                continue
             prepared = load_prepared(context, SiteHome.find(site, self.folder))
             for x, y, _ in scaled_rows(prepared, "test", model, context, site).chunks():
                 xs.append(x)
