@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PYTHONPATH := $(CURDIR)
+# Every stage and every site is a process of its own: the code is compiled once for all of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo ui test lint bench docs lock clean
 

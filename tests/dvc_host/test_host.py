@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from folkmoot.errors import DataError, ProtocolError, RoundError, TransientError
+from folkmoot.errors import DataError, RoundError, TransientError
 from folkmoot.params import Params, load_params, parse_params
 from pipelines.coordinator import lock
-from pipelines.hosts import dvc, embedded
+from pipelines.hosts import dvc
 from pipelines.hosts.dvc_stages import failure
 
 from .conftest import SETTINGS, Checkout
@@ -25,36 +25,16 @@ def params() -> Params:
     return parse_params(SETTINGS)
 
 
-def artefacts(workspace: Path) -> dict[str, bytes]:
-    """All of the runs; a pipeline keeps the anchors of its ledgers in its own folder."""
-    root = workspace / "exchange" / "pair" / "runs"
-    return {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
-
-
-def test_equal_to_the_embedded_host(params: Params, workspace_of: Callable[..., Path]) -> None:
-    here, there = workspace_of(params, "embedded"), workspace_of(params, "dvc")
-    expected = embedded.run(params, run="same", workspace=here)
-    said: list[str] = []
-    found = dvc.run(params, run="same", workspace=there, say=said.append)
-    assert artefacts(there) == artefacts(here)
-    assert {**found, "seconds": None} == {**expected, "seconds": None}
-    assert set(found["seconds"]) == set(expected["seconds"])
-    assert any(line.startswith("Round 2 of 2") for line in said)
-    other = parse_params(SETTINGS, ["model.linear.l2=3.0"])
-    with pytest.raises(ProtocolError, match="other params"):
-        dvc.run(other, run="same", workspace=there)
-
-
 def test_a_sites_error_is_raised_as_it_was(
     params: Params, workspace_of: Callable[..., Path]
 ) -> None:
     from site_tasks.home import SiteHome
 
     workspace = workspace_of(params)
-    SiteHome.find("south", workspace).dataset.write_bytes(b"not the rows that DVC recorded")
+    SiteHome.find("north", workspace).dataset.write_bytes(b"not the rows that DVC recorded")
     with pytest.raises(DataError) as caught:
         dvc.run(params, workspace=workspace)
-    assert (caught.value.code, caught.value.site) == ("data.version", "south")
+    assert (caught.value.code, caught.value.site) == ("data.version", "north")
 
 
 def test_another_run_in_progress(params: Params, workspace_of: Callable[..., Path]) -> None:

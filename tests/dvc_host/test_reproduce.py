@@ -74,19 +74,20 @@ def test_anonymising_is_repeated_for_new_rows_and_its_own_settings_alone(
 ) -> None:
     checkout.change(anonymisation={"k": 5})
     checkout.project.render()
-    ran = checkout.repro("report")
-    assert {"anonymise-north", "anonymise-south", "prepare-north", "prepare-south"} <= set(ran)
+    prepared = ["prepare-north", "prepare-south"]
+    ran = checkout.repro(*prepared)
+    assert {"anonymise-north", "anonymise-south", *prepared} <= set(ran)
     assert (checkout.project.state / "anonymised" / "north.json").exists()
-    assert checkout.repro("report") == []
+    assert checkout.repro(*prepared) == []
     checkout.change(model={"l2": 2.0}, data={"holdout": {"fraction": 0.3}})
     checkout.project.render()
-    ran = checkout.repro("report")
+    ran = checkout.repro(*prepared)
     assert "prepare-north" in ran
     assert not [name for name in ran if name.startswith("anonymise")]
     home = checkout.site("south")
     rows = pd.read_parquet(home.dataset)
     dataset.add(home, pd.concat([rows, rows.iloc[:20]], ignore_index=True), "Add twenty rows")
-    ran = checkout.repro("report")
+    ran = checkout.repro(*prepared)
     assert [name for name in ran if name.startswith("anonymise")] == ["anonymise-south"]
 
 

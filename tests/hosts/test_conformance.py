@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from folkmoot.errors import ProtocolError
 from folkmoot.params import Params, parse_params
 from folkmoot.privacy.ledger import Ledger
 from folkmoot.wire import digest
@@ -51,7 +52,14 @@ def embedded(params: Params, workspace: Path) -> dict[str, Any]:
 def dvc(params: Params, workspace: Path) -> dict[str, Any]:
     from pipelines.hosts.dvc import run
 
-    return run(params, run=RUN, workspace=workspace)
+    said: list[str] = []
+    result = run(params, run=RUN, workspace=workspace, say=said.append)
+    assert any(line.startswith("Round 2 of ") for line in said)
+    tracking = params.tracking.model_copy(update={"model_name": "other"})
+    other = params.model_copy(update={"tracking": tracking})
+    with pytest.raises(ProtocolError, match="other params"):
+        run(other, run=RUN, workspace=workspace)
+    return result
 
 
 def airflow(params: Params, workspace: Path) -> dict[str, Any]:
@@ -85,11 +93,13 @@ def test_three_hosts_agree_digest_for_digest(kind: str, workspace_of: Callable[.
     for host in (embedded, dvc, airflow):
         workspace = workspace_of(params, host.__name__)
         result = host(params, workspace)
-        result.pop("seconds")
-        found = (published(workspace), ledgers(workspace), result)
+        seconds = result.pop("seconds")
+        found = (published(workspace), ledgers(workspace), result, set(seconds))
         assert any("update" in key for key in found[0])
         assert ("round-000/schema.json" in found[0]) == (kind == "trees")
         expected = expected or found
         assert found[0] == expected[0], host.__name__
         assert found[1] == expected[1], host.__name__
+        if host is dvc:
+            assert found[2:] == expected[2:]
         assert result["model_digest"] == expected[2]["model_digest"], host.__name__
