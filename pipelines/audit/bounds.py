@@ -23,6 +23,8 @@ __all__ = ["Bound", "from_gaussian", "from_one_run", "from_rates"]
 
 Floats = NDArray[np.float64]
 _NORMAL = NormalDist()
+#: One trial in so many chooses the threshold.
+_LEARN = 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def from_rates(
 ) -> Bound:
     """Bound from two sets of independent scores, with no assumption on their law.
 
-    The threshold is chosen on the even trials and judged on the odd ones; rates are bounded by
+    The threshold is chosen on every fifth trial and judged on the others; rates are bounded by
     Clopper & Pearson (1934), each with half of the error.  O(n log n).
 
     Parameters
@@ -76,7 +78,10 @@ def from_rates(
     scores = _scores(inside, outside)
     error = (1 - confidence) / 2
     cut, upper, expected = 0.0, True, -np.inf
-    learn = [np.sort(part[::2]) for part in scores]
+    chosen = [np.arange(len(part)) % _LEARN == 0 for part in scores]
+    learn = [np.sort(part[own]) for part, own in zip(scores, chosen, strict=True)]
+    judge = [np.sort(part[~own]) for part, own in zip(scores, chosen, strict=True)]
+    sizes = [len(part) for part in judge]
     both = np.concatenate(learn)
     ends = np.geomspace(1, len(both) // 2, 80).astype(int)
     ordered = np.sort(both)
@@ -88,9 +93,8 @@ def from_rates(
         best = int(np.argmax(found))
         if found[best] > expected:
             cut, upper, expected = float(cuts[best]), side, float(found[best])
-    judge = [np.sort(part[1::2]) for part in scores]
     hits, alarms = (_beyond(part, np.array([cut]), upper) for part in judge)
-    value = _epsilons(hits, len(judge[0]), alarms, len(judge[1]), upper, delta, error)[0]
+    value = _epsilons(hits, sizes[0], alarms, sizes[1], upper, delta, error)[0]
     detail = (
         f"{hits[0]} of {len(judge[0])} with and {alarms[0]} of {len(judge[1])} without the canary "
         f"lie {'above' if upper else 'below'} the threshold"

@@ -36,6 +36,8 @@ Floats = NDArray[np.float64]
 Trainer = Callable[[Floats, Floats, Floats], Floats]
 #: False positive rate at which the true positive rate is told.
 LOW = 1e-3
+#: Models' worth of the average row's variance in each row's own.
+PRIOR = 5
 
 
 @dataclass(frozen=True)
@@ -127,18 +129,40 @@ def attack(
 def _ratios(confidences: Floats, member: NDArray[np.bool_]) -> Floats:
     """Log likelihood ratios of each row in each model, from all the other models; O(models · n).
 
-    Means are each row's own, deviations are shared by all rows: few shadows tell no variance apart.
+    Each row has normals of its own with it and without it (the online attack).  Few models tell
+    little of a row's variances, so each is drawn towards the average row's as if :data:`PRIOR` more
+    models had shown that one.
     """
-    inside = member.sum(axis=0) - member
-    outside = (~member).sum(axis=0) - ~member
-    sums = np.where(member, confidences, 0.0).sum(axis=0)
-    rest = np.where(member, 0.0, confidences).sum(axis=0)
-    mean_in = (sums - np.where(member, confidences, 0.0)) / np.maximum(inside, 1)
-    mean_out = (rest - np.where(member, 0.0, confidences)) / np.maximum(outside, 1)
-    within = np.where(member, confidences - mean_in, confidences - mean_out)
-    variance = float(np.mean(within**2)) + 1e-12
-    ratio = ((confidences - mean_out) ** 2 - (confidences - mean_in) ** 2) / (2 * variance)
-    return np.asarray(np.where((inside > 0) & (outside > 0), ratio, 0.0))
+    inside, outside = _normal(confidences, member), _normal(confidences, ~member)
+    known = (inside.models > 0) & (outside.models > 0)
+    ratio = outside.surprise(confidences) - inside.surprise(confidences)
+    return np.asarray(np.where(known, ratio, 0.0))
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """Of each row in each model, over the other models that are chosen: how many, mean, variance."""
+
+    models: NDArray[np.int64]
+    mean: Floats
+    variance: Floats
+
+    def surprise(self, confidences: Floats) -> Floats:
+        """Minus the log density, up to a constant."""
+        return np.asarray(
+            (confidences - self.mean) ** 2 / (2 * self.variance) + np.log(self.variance) / 2
+        )
+
+
+def _normal(confidences: Floats, chosen: NDArray[np.bool_]) -> _Normal:
+    values = np.where(chosen, confidences, 0.0)
+    models = chosen.sum(axis=0) - chosen
+    many = np.maximum(models, 1)
+    mean = (values.sum(axis=0) - values) / many
+    squares = (np.square(values).sum(axis=0) - np.square(values)) / many
+    variance = np.maximum(squares - np.square(mean), 0.0)
+    average = float(variance.mean()) + 1e-12
+    return _Normal(models, mean, (variance * models + PRIOR * average) / (models + PRIOR))
 
 
 def _curve(scores: Floats, member: NDArray[np.bool_]) -> tuple[float, float]:
