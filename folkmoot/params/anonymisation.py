@@ -81,8 +81,8 @@ class Anonymisation(Section):
     """`agreed`: levels that the sites settled on. Filled in by the run, and kept with its model; leave it out."""
     method: Literal["mondrian", "relaxed", "microaggregation"] = "mondrian"
     """Engine of `local`: strict Mondrian with cuts chosen by what they save, `relaxed` Mondrian, which may part equal rows, or micro-aggregation (MDAV) for ordered columns."""
-    sensitive: str | None = None
-    """Column that the models below protect, where the contract has several sensitive ones or none."""
+    sensitive: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Column or columns that the models below protect, where not all of role `sensitive`; each model has to hold for each column."""
     l_diversity: LDiversity | None = None
     """l-diversity."""
     t_closeness: TCloseness | None = None
@@ -110,6 +110,8 @@ class Anonymisation(Section):
             raise ValueError("recoding local needs k of at least 2")
         if self.recoding == "agreed" and self.k < 2:
             raise ValueError("recoding agreed needs k of at least 2: there is nothing to settle")
+        if isinstance(self.sensitive, list) and len({*self.sensitive}) < len(self.sensitive):
+            raise ValueError("sensitive names a column twice")
         if self.settled is not None and self.recoding != "agreed":
             raise ValueError("settled is filled in by runs with recoding agreed: leave it out")
         if self.k_map is not None and self.k_map < self.k:

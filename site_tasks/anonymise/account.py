@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from folkmoot.conversion import converted, converted_contract
 from folkmoot.features import encode_label
-from site_tasks.anonymise.chosen import chosen_models, sensitive_column
+from site_tasks.anonymise.chosen import chosen_models, secret_of
 from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets
-from site_tasks.anonymise.columns import column_of, quasi_identifiers
+from site_tasks.anonymise.columns import quasi_identifiers
 from site_tasks.anonymise.identifiers import converted_chunks
 from site_tasks.anonymise.job import Job
 from site_tasks.anonymise.people import people_behind, people_like
 from site_tasks.anonymise.population import read_population
+from site_tasks.anonymise.secret import Secret
 from site_tasks.table import row_count
 
 if TYPE_CHECKING:
@@ -70,14 +71,14 @@ def write_report(
 
     coded = coded or coded_table(job)
     population = None if job.population is None else read_population(job, coded.columns)
-    protected = sensitive_column(job.contract, job.settings)
+    secret, values = secret_of(job.contract, job.settings), coded.sensitive
     label = _labels(job) if job.utility and len(job.contract.classes) == 2 else None
     report = assess(
         coded,
         recoding,
         chosen_models(job.contract, job.settings),
         site=job.site or "",
-        name="" if protected is None else protected.name,
+        sensitive={} if secret is None or values is None else secret.apart(values),
         people=None if population is None else _people(coded, recoding, population),
         population=None if population is None else max(population.rows, coded.rows),
         label=label,
@@ -125,7 +126,7 @@ def load_outcome(job: Job, path: Path, coded: Coded | None = None) -> Recoding |
 
 
 def coded_table(job: Job) -> Coded:
-    """Quasi-identifiers and the models' sensitive column as codes; memory 4 bytes a cell."""
+    """Quasi-identifiers and the models' sensitive columns as codes; memory 4 bytes a cell."""
     columns, secret = coded_columns(job)
     rows = row_count(job.source)
     codes = np.empty((rows, len(columns)), np.int32, order="F")
@@ -140,10 +141,9 @@ def coded_table(job: Job) -> Coded:
     return Coded(columns, codes, sensitive, () if secret is None else secret.domain)
 
 
-def coded_columns(job: Job) -> tuple[tuple[Column, ...], Column | None]:
-    """The quasi-identifiers after their conversion, and the models' sensitive column."""
-    protected = sensitive_column(job.contract, job.settings)
-    secret = None if protected is None else column_of(protected)
+def coded_columns(job: Job) -> tuple[tuple[Column, ...], Secret | None]:
+    """The quasi-identifiers after their conversion, and the models' sensitive columns."""
+    secret = secret_of(job.contract, job.settings)
     return quasi_identifiers(converted_contract(job.contract)), secret
 
 
@@ -151,8 +151,7 @@ def coded_pieces(job: Job) -> Iterator[Coded]:
     """The same as :func:`coded_table`, chunk by chunk; memory O(chunk)."""
     columns, secret = coded_columns(job)
     names = [column.name for column in columns]
-    if secret is not None and secret.name not in names:
-        names.append(secret.name)
+    names += [name for name in (() if secret is None else secret.names) if name not in names]
     for frame in converted_chunks(job.source, names, job.contract, job.settings, job.secret):
         yield Coded.from_frame(frame, columns, secret)
 

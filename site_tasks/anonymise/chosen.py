@@ -21,8 +21,10 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
+from site_tasks.anonymise.models.marginal import OfColumn
+from site_tasks.anonymise.secret import Secret
 
-__all__ = ["chosen_models", "sensitive_column"]
+__all__ = ["chosen_models", "secret_of", "sensitive_columns"]
 
 
 def chosen_models(contract: Contract, settings: Anonymisation) -> tuple[Model, ...]:
@@ -31,11 +33,28 @@ def chosen_models(contract: Contract, settings: Anonymisation) -> tuple[Model, .
     Raises
     ------
     ConfigError
-        As :func:`sensitive_column`; ``config.invalid`` for a hierarchical distance without a
+        As :func:`sensitive_columns`; ``config.invalid`` for a hierarchical distance without a
         hierarchy.
     """
     models: list[Model] = [KAnonymity(settings.k)]
-    column = sensitive_column(contract, settings)
+    columns = sensitive_columns(contract, settings)
+    for index, column in enumerate(columns):
+        asked = _of_values(settings, column)
+        if len(columns) > 1:
+            secret = Secret(tuple(map(column_of, columns)))
+            codes, domain = secret.codes(index), secret.columns[index].domain
+            asked = [OfColumn(model, column.name, index, codes, domain) for model in asked]
+        models += asked
+    if settings.delta_presence is not None:
+        models.append(DeltaPresence(settings.delta_presence.low, settings.delta_presence.high))
+    if settings.k_map is not None:
+        models.append(KMap(settings.k_map))
+    return tuple(models)
+
+
+def _of_values(settings: Anonymisation, column: Column) -> list[Model]:
+    """Models of one sensitive column."""
+    models: list[Model] = []
     diversity, closeness = settings.l_diversity, settings.t_closeness
     if diversity is not None:
         if diversity.kind == "entropy":
@@ -44,7 +63,7 @@ def chosen_models(contract: Contract, settings: Anonymisation) -> tuple[Model, .
             models.append(RecursiveCLDiversity(diversity.c, int(diversity.l)))
         else:
             models.append(DistinctLDiversity(int(diversity.l)))
-    if closeness is not None and column is not None:
+    if closeness is not None:
         levels = _groups(column) if closeness.distance == "hierarchical" else ()
         models.append(TCloseness(closeness.t, closeness.distance, levels))
     if settings.alpha is not None:
@@ -53,47 +72,56 @@ def chosen_models(contract: Contract, settings: Anonymisation) -> tuple[Model, .
         models.append(BetaLikeness(settings.beta))
     if settings.delta_disclosure is not None:
         models.append(DeltaDisclosure(settings.delta_disclosure))
-    if settings.delta_presence is not None:
-        models.append(DeltaPresence(settings.delta_presence.low, settings.delta_presence.high))
-    if settings.k_map is not None:
-        models.append(KMap(settings.k_map))
-    return tuple(models)
+    return models
 
 
-def sensitive_column(contract: Contract, settings: Anonymisation) -> Column | None:
-    """The column that models protect, after its conversion; None where none of them looks at it.
+def sensitive_columns(contract: Contract, settings: Anonymisation) -> tuple[Column, ...]:
+    """The columns that models protect, after their conversion; none where no model looks at them.
+
+    All of role ``sensitive``, or those that ``anonymisation.sensitive`` names: every model has to
+    hold for each of them.
 
     Raises
     ------
     ConfigError
-        ``config.invalid`` where there is none, several, or one that is not of public categories.
+        ``config.invalid`` where there is none, or one that is not of public categories.
     """
     if not settings.protects:
-        return None
-    if settings.sensitive is not None:
-        found = [c for c in (*contract.inputs, contract.label) if c.name == settings.sensitive]
-        if not found or found[0].role == "quasi_identifier":
-            raise _refused(
-                f"anonymisation.sensitive names {settings.sensitive}, which is no sensitive column, "
-                "feature or label of the contract.",
-                "Name a column that the contract has and that is no quasi-identifier.",
-            )
+        return ()
+    named = settings.sensitive
+    if named is None:
+        found = contract.with_role("sensitive")
     else:
-        found = list(contract.with_role("sensitive"))
-    if len(found) != 1:
-        held = "no column" if not found else f"{len(found)} columns"
+        names = [named] if isinstance(named, str) else named
+        able = {c.name: c for c in (*contract.inputs, contract.label)}
+        for name in names:
+            if name not in able or able[name].role == "quasi_identifier":
+                raise _refused(
+                    f"anonymisation.sensitive names {name}, which is no sensitive column, feature or "
+                    "label of the contract.",
+                    "Name columns that the contract has and that are no quasi-identifiers.",
+                )
+        found = tuple(able[name] for name in names)
+    if not found:
         raise _refused(
-            f"A model of sensitive values is asked for, but {held} of the contract "
-            f"{'have' if found else 'has'} role sensitive.",
-            "Give one column role sensitive, or name one in anonymisation.sensitive.",
+            "A model of sensitive values is asked for, but no column of the contract has role "
+            "sensitive.",
+            "Give columns role sensitive, or name some in anonymisation.sensitive.",
         )
-    column = converted(found[0])
-    if not is_categorical(column) and column.type != "integer":
-        raise _refused(
-            f"Sensitive column {column.name} is a number that is not whole: it has no distinct values.",
-            "Give it public categories in the contract, or drop the model.",
-        )
-    return column
+    columns = tuple(map(converted, found))
+    for column in columns:
+        if not is_categorical(column) and column.type != "integer":
+            raise _refused(
+                f"Sensitive column {column.name} is a number that is not whole: it has no distinct "
+                "values.",
+                "Give it public categories in the contract, or drop the model.",
+            )
+    return columns
+
+
+def secret_of(contract: Contract, settings: Anonymisation) -> Secret | None:
+    """The same as codes; None where no model looks at sensitive values."""
+    return Secret.of([column_of(column) for column in sensitive_columns(contract, settings)])
 
 
 def _groups(column: Column) -> tuple[tuple[int, ...], ...]:

@@ -20,6 +20,8 @@ from folkmoot.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from site_tasks.anonymise.secret import Secret
+
 __all__ = ["Cells", "Coded", "Column", "Distinct", "Ranges", "Recoding", "Sets", "encode"]
 
 Codes = NDArray[np.int32]
@@ -114,7 +116,10 @@ class Coded:
 
     @classmethod
     def from_frame(
-        cls, frame: pd.DataFrame, columns: Sequence[Column], sensitive: Column | None = None
+        cls,
+        frame: pd.DataFrame,
+        columns: Sequence[Column],
+        sensitive: Column | Secret | None = None,
     ) -> Coded:
         """Encode a frame, whatever its index; O(rows · columns).
 
@@ -124,8 +129,8 @@ class Coded:
             Holds all columns that are named.
         columns : sequence of Column
             The quasi-identifiers.
-        sensitive : Column, optional
-            The sensitive column.
+        sensitive : Column or Secret, optional
+            The sensitive column or columns.
 
         Raises
         ------
@@ -138,7 +143,10 @@ class Coded:
             codes[:, j] = encode(_series(frame, column), column)
         if sensitive is None:
             return cls(tuple(columns), codes)
-        found = encode(_series(frame, sensitive), sensitive)
+        if isinstance(sensitive, Column):
+            found = encode(_series(frame, sensitive), sensitive)
+        else:
+            found = sensitive.encode(frame)
         return cls(tuple(columns), codes, found, sensitive.domain)
 
     def distinct(self, *, sensitive: bool = False) -> Distinct:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot.contract import Column, Contract
+from folkmoot.contract import Contract
 from folkmoot.conversion import changes, converted
 from folkmoot.generalisation import (
     categories_at,
@@ -36,10 +36,8 @@ from site_tasks.anonymise.account import (
     keep_outcome,
     write_report,
 )
-from site_tasks.anonymise.chosen import chosen_models, sensitive_column
+from site_tasks.anonymise.chosen import chosen_models, secret_of
 from site_tasks.anonymise.classes import count_classes
-from site_tasks.anonymise.coded import encode
-from site_tasks.anonymise.columns import column_of
 from site_tasks.anonymise.identifiers import (
     converted_chunks,
     identified_chunks,
@@ -48,6 +46,7 @@ from site_tasks.anonymise.identifiers import (
 )
 from site_tasks.anonymise.job import Job, Report, too_few, within_limit
 from site_tasks.anonymise.models import Model, Table, check, settled
+from site_tasks.anonymise.models.marginal import by_column
 from site_tasks.anonymise.population import people_per_class, population_chunks
 from site_tasks.anonymise.series import (
     NEW,
@@ -66,7 +65,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["anonymise", "generalise_frame", "needed", "published", "spelled", "stability"]
+__all__ = ["anonymise", "generalise_frame", "needed", "published", "stability"]
 
 Classes = NDArray[np.int64]
 
@@ -156,7 +155,12 @@ def _visible(job: Job, rows: int, models: tuple[Model, ...]) -> tuple[NDArray[np
     if rows < settings.k:
         raise too_few(rows, settings.k, job.site)
     found = _classes(job, rows)
-    check(models, _described(job, found, rows), site=job.site)
+    names = () if (secret := secret_of(job.contract, settings)) is None else secret.names
+    total = None
+    if found.sensitive is not None:
+        total = np.bincount(found.sensitive, minlength=len(found.domain) + 1)
+    for name, asked, values in by_column(models, names, total):
+        check(asked, _described(job, found, rows, name, values), site=job.site)
     series = Series() if job.series is None else Series.load(job.series)
     classes, fresh = series.enter(job.fingerprint, found.keys)
     if fresh:
@@ -200,16 +204,14 @@ def _holding(found: _Found, new: NDArray[np.int64], models: tuple[Model, ...]) -
     return np.asarray(kept[of])
 
 
-def _described(job: Job, found: _Found, rows: int) -> Table:
-    """What the check for contradictions needs to know of the table."""
-    column = sensitive_column(job.contract, job.settings)
-    values: tuple[int, ...] = ()
-    if found.sensitive is not None:
-        values = tuple(n for n in np.bincount(found.sensitive).tolist() if n)
+def _described(
+    job: Job, found: _Found, rows: int, name: str | None, values: NDArray[Any] | None
+) -> Table:
+    """What the check for contradictions needs to know of the table and one sensitive column."""
     return Table(
         rows,
-        None if column is None else column.name,
-        values,
+        name,
+        () if values is None else tuple(n for n in values.tolist() if n),
         tuple(c.name for c in job.contract.with_role("quasi_identifier")),
         None if found.people is None else int(found.people.sum()),
     )
@@ -218,9 +220,8 @@ def _described(job: Job, found: _Found, rows: int) -> Table:
 def _classes(job: Job, rows: int) -> _Found:
     contract, settings = job.contract, job.settings
     quasi = [column.name for column in contract.with_role("quasi_identifier")]
-    protected = sensitive_column(contract, settings)
-    secret = None if protected is None else column_of(protected)
-    names = [*quasi, *([] if secret is None or secret.name in quasi else [secret.name])]
+    secret = secret_of(contract, settings)
+    names = [*quasi, *(() if secret is None else secret.names)]
     if job.series is not None or not names:
         names = kept_columns(contract, settings, identifiers=False)
 
@@ -248,7 +249,7 @@ def _classes(job: Job, rows: int) -> _Found:
             of = classes[start:end] = sizes.index(values)
             cells[of] = _matrix(values)
         if sensitive is not None and secret is not None:
-            sensitive[start:end] = encode(frame[secret.name], secret)
+            sensitive[start:end] = secret.encode(frame)
         if job.series is not None:
             hashes.append(row_hashes(frame, job.secret))
         start = end
@@ -271,9 +272,9 @@ def _written(
 ) -> Iterator[pd.DataFrame]:
     """Chunks of the table to write; the checker sees them all, and agrees before the last ends."""
     contract, settings = job.contract, job.settings
-    protected = sensitive_column(contract, settings)
+    protected = secret_of(contract, settings)
     quasi = [column.name for column in contract.with_role("quasi_identifier")]
-    proof = Checker(models, () if protected is None else column_of(protected).domain)
+    proof = Checker(models, () if protected is None else protected.domain)
     start = 0
     for frame in identified_chunks(job.source, contract, settings, job.secret):
         published(frame, contract, settings)
@@ -284,7 +285,7 @@ def _written(
             if job.numbered:
                 frame[ROW] = np.arange(start, end)
             kept = frame[visible[start:end]]
-            secret = None if protected is None else spelled(kept[protected.name], protected)
+            secret = None if protected is None else protected.spelled(kept)
             proof.add([kept[name].tolist() for name in quasi], secret, rows=len(kept))
             yield kept
         start = end
@@ -310,13 +311,6 @@ def published(frame: pd.DataFrame, contract: Contract, settings: Anonymisation) 
         elif level:
             frame[column.name] = values[column.name]
     return frame
-
-
-def spelled(series: pd.Series[Any], column: Column) -> list[Any]:
-    """Sensitive values as the public domain writes them."""
-    coded = column_of(column)
-    names = [*coded.domain, None]
-    return [names[code] for code in encode(series, coded).tolist()]
 
 
 def _fields(job: Job, *, suppressing: bool) -> pa.Schema:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from site_tasks.anonymise.account import load_outcome
-from site_tasks.anonymise.chosen import chosen_models, sensitive_column
-from site_tasks.anonymise.columns import column_of
-from site_tasks.anonymise.generalise import published, spelled
+from site_tasks.anonymise.chosen import chosen_models, secret_of
+from site_tasks.anonymise.generalise import published
 from site_tasks.anonymise.job import Job
 from site_tasks.anonymise.population import population_chunks, read_population
 from site_tasks.anonymise.verify import Checker, people_cells
@@ -44,18 +43,18 @@ def prove(job: Job, outcome: Path) -> dict[str, Any]:
     """
     contract, settings = job.contract, job.settings
     models = chosen_models(contract, settings)
-    protected = sensitive_column(contract, settings)
+    protected = secret_of(contract, settings)
     quasi = [column.name for column in contract.with_role("quasi_identifier")]
-    proof = Checker(models, () if protected is None else column_of(protected).domain)
+    proof = Checker(models, () if protected is None else protected.domain)
     asked = any(model.reads == "presence" for model in models)
     local = load_outcome(job, outcome) if asked and settings.recoding == "local" else None
     text: dict[int, tuple[Any, ...]] = {}  # cells of each class, as they are written
     kept = [] if local is None else local.classes[local.classes >= 0].tolist()
-    names = [*quasi, *([] if protected is None or protected.name in quasi else [protected.name])]
+    names = [*quasi, *(() if protected is None else protected.names)]
     start = 0
     for frame in chunks(job.target, names):
         cells = [frame[name].tolist() for name in quasi]
-        secret = None if protected is None else spelled(frame[protected.name], protected)
+        secret = None if protected is None else protected.spelled(frame)
         proof.add(cells, secret, rows=len(frame))
         if local is not None:
             text |= dict(

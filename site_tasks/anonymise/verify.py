@@ -31,6 +31,7 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
+from site_tasks.anonymise.models.marginal import OfColumn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,7 @@ ROUNDING = 1e-9
 _PIECE = 100_000
 Class = tuple[Hashable, ...]
 Rows = Mapping[Hashable, int]
+Rank = Mapping[Hashable, int]
 
 
 class Checker:
@@ -109,7 +111,7 @@ class Checker:
             if isinstance(model, KMap | DeltaPresence):
                 broken = self._absent(model)
             else:
-                fails = self._test(model, whole)
+                fails = self._test(model, whole, self._rank)
                 broken = sum(fails(values) for values in self._classes.values())
             if broken:
                 out.append(f"{model} does not hold in {broken} of {len(self._classes)} classes")
@@ -141,10 +143,13 @@ class Checker:
                 broken += not exact(model.low) <= share <= exact(model.high)
         return broken
 
-    def _test(self, model: Model, whole: Rows) -> Callable[[Rows], bool]:
+    def _test(self, model: Model, whole: Rows, rank: Rank) -> Callable[[Rows], bool]:
         """What breaks the model in a class."""
         n = sum(whole.values())
         match model:
+            case OfColumn(model=own):
+                fails = self._test(own, _of_column(model, whole), _rank_of(model, whole))
+                return lambda rows: fails(_of_column(model, rows))
             case KAnonymity(k=k):
                 return lambda rows: sum(rows.values()) < k
             case DistinctLDiversity(l=l):
@@ -154,7 +159,7 @@ class Checker:
             case RecursiveCLDiversity(c=c, l=l):
                 return lambda rows: not _most(rows) < exact(c) * _tail(rows, l)
             case TCloseness(t=t):
-                return lambda rows: self._distance(model, rows, whole) > exact(t) + exact(ROUNDING)
+                return lambda rows: _distance(model, rows, whole, rank) > exact(t) + exact(ROUNDING)
             case AlphaK(alpha=alpha, k=k):
                 return lambda rows: (
                     sum(rows.values()) < k or _most(rows) > exact(alpha) * sum(rows.values())
@@ -180,30 +185,6 @@ class Checker:
                     )
                 )
         return lambda rows: True  # a model nobody here knows is not proven
-
-    def _distance(self, model: TCloseness, rows: Rows, whole: Rows) -> Fraction:
-        """Earth mover's distance by the paper's ground distances."""
-        here, n = sum(rows.values()), sum(whole.values())
-        extra = {v: Fraction(rows.get(v, 0), here) - Fraction(whole[v], n) for v in whole}
-        if model.distance == "equal":
-            return sum((x for x in extra.values() if x > 0), Fraction(0))
-        last = len(self._rank)
-        if model.distance == "ordered":
-            ranked = sorted(extra, key=lambda value: self._rank.get(value, last))
-            moved, carried = Fraction(0), Fraction(0)
-            for value in ranked:
-                carried += extra[value]  # earth carried on to the next value, or owed by it
-                moved += abs(carried)
-            return moved / max(len(ranked) - 1, 1)
-        # A tree whose edges weigh 1 / 2H each: every edge carries what its subtree has too much.
-        height = len(model.levels)
-        moved = sum((abs(x) for x in extra.values()), Fraction(0))
-        for level in model.levels[:-1]:
-            nodes: dict[int, Fraction] = defaultdict(Fraction)
-            for value, x in extra.items():
-                nodes[level[self._rank.get(value, last)]] += x
-            moved += sum((abs(x) for x in nodes.values()), Fraction(0))
-        return moved / (2 * height)
 
 
 def verify_recoding(
@@ -456,6 +437,51 @@ def _plain(cell: Any) -> Hashable:
         return None if cell is None or cell != cell else cell
     except TypeError:  # pandas.NA does not say whether it is equal to itself
         return None
+
+
+def _distance(model: TCloseness, rows: Rows, whole: Rows, rank: Rank) -> Fraction:
+    """Earth mover's distance by the paper's ground distances."""
+    here, n = sum(rows.values()), sum(whole.values())
+    extra = {v: Fraction(rows.get(v, 0), here) - Fraction(whole[v], n) for v in whole}
+    if model.distance == "equal":
+        return sum((x for x in extra.values() if x > 0), Fraction(0))
+    last = len(rank)
+    if model.distance == "ordered":
+        ranked = sorted(extra, key=lambda value: rank.get(value, last))
+        moved, carried = Fraction(0), Fraction(0)
+        for value in ranked:
+            carried += extra[value]  # earth carried on to the next value, or owed by it
+            moved += abs(carried)
+        return moved / max(len(ranked) - 1, 1)
+    # A tree whose edges weigh 1 / 2H each: every edge carries what its subtree has too much.
+    height = len(model.levels)
+    moved = sum((abs(x) for x in extra.values()), Fraction(0))
+    for level in model.levels[:-1]:
+        nodes: dict[int, Fraction] = defaultdict(Fraction)
+        for value, x in extra.items():
+            nodes[level[rank.get(value, last)]] += x
+        moved += sum((abs(x) for x in nodes.values()), Fraction(0))
+    return moved / (2 * height)
+
+
+def _of_column(model: OfColumn, rows: Rows) -> Counter[Hashable]:
+    """Rows by the value of one column, of rows by the values of several."""
+    out: Counter[Hashable] = Counter()
+    for value, count in rows.items():
+        out[_one_of(model, value)] += count
+    return out
+
+
+def _one_of(model: OfColumn, value: Any) -> Hashable:
+    """The column's value in a combination, which is a tuple or the engine's code of one."""
+    one: Hashable = value[model.index] if isinstance(value, tuple) else int(model.codes[value])
+    return one
+
+
+def _rank_of(model: OfColumn, whole: Rows) -> Rank:
+    coded = not all(isinstance(value, tuple) for value in whole)
+    values = range(len(model.domain)) if coded else model.domain
+    return {value: i for i, value in enumerate(values)}
 
 
 def _most(rows: Rows) -> int:

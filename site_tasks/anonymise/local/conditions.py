@@ -30,6 +30,7 @@ from site_tasks.anonymise.models import (
     TCloseness,
 )
 from site_tasks.anonymise.models.base import SLACK
+from site_tasks.anonymise.models.marginal import OfColumn
 
 __all__ = ["Conditions", "both", "conditions", "holds"]
 
@@ -44,12 +45,14 @@ class Conditions:
     ----------
     k : int
         Rows that every class must have.
-    kinds : ndarray of int64, shape (models,)
-        Which definition each is.
+    kinds : ndarray of int64, shape (models, 4)
+        Which definition each is; its sensitive column (a place in ``groups``, or -1), how many levels
+        that has, and whether the values are combinations of several columns'.
     figures : ndarray of float64, shape (models, 2)
         Its parameters.
-    groups : ndarray of int64, shape (levels, values)
-        For hierarchical t-closeness: group of every value per level from 1.
+    groups : ndarray of int64, shape (columns, 1 + levels, values)
+        First the column's value in every combination; then, for hierarchical t-closeness, group of
+        every value of the column per level from 1.
     total : ndarray of int64, shape (values,)
         Rows of the whole table per sensitive value.
     """
@@ -84,8 +87,14 @@ def conditions(k: int, models: Sequence[Model], total: NDArray[np.int64]) -> Con
         ``config.invalid`` for a model that is not decided class by class from its own rows.
     """
     rows: list[tuple[int, float, float]] = []
-    groups = np.zeros((0, len(total)), np.int64)
-    for model in models:
+    parts: dict[int, list[NDArray[np.int64]]] = {}
+    places: list[tuple[int, int]] = []
+    trees: list[int] = []
+    for asked in models:
+        several, model, index = isinstance(asked, OfColumn), asked, 0
+        if isinstance(asked, OfColumn):
+            model, index = asked.model, asked.index
+            parts.setdefault(index, [asked.codes])
         match model:
             case KAnonymity(k=other):
                 k = max(k, other)
@@ -103,7 +112,10 @@ def conditions(k: int, models: Sequence[Model], total: NDArray[np.int64]) -> Con
                 rows.append((_ORDERED, t, 0))
             case TCloseness(t=t, levels=levels):
                 rows.append((_TREE, t, 0))
-                groups = np.array(levels, np.int64).reshape(len(levels), -1)
+                parts.setdefault(index, [np.arange(len(total))]).extend(
+                    np.asarray(level, np.int64) for level in levels
+                )
+                trees.append(index)
             case AlphaK(alpha=alpha, k=other):
                 k = max(k, other)
                 rows.append((_ALPHA, alpha, 0))
@@ -117,21 +129,33 @@ def conditions(k: int, models: Sequence[Model], total: NDArray[np.int64]) -> Con
                     f"Local recoding cannot reach {model}: it is decided over another table.",
                     "Use full-domain recoding for it, or leave it out.",
                 )
+        places += [(index, several)] * (len(rows) - len(places))
     if rows and not len(total):
         raise ConfigError(
             "config.invalid",
             "A privacy model asks for a sensitive column, and the table has none.",
             "Give one column of the contract the role sensitive, or leave the model out.",
         )
-    if sum(kind == _TREE for kind, _, _ in rows) > 1:
+    if len(trees) > len(set(trees)):
         raise ConfigError(
             "config.invalid",
             "Hierarchical t-closeness is asked for twice.",
             "Keep the one with the smaller t.",
         )
+    order = list(parts)
+    groups = np.zeros((len(parts), max(map(len, parts.values()), default=1), len(total)), np.int64)
+    for at, found in enumerate(parts.values()):
+        for level, codes in enumerate(found):
+            groups[at, level, : len(codes)] = codes
+    kinds = [
+        (kind, order.index(index), len(parts[index]) - 1, several)
+        if index in parts
+        else (kind, -1, 0, 0)
+        for (kind, _, _), (index, several) in zip(rows, places, strict=True)
+    ]
     return Conditions(
         k,
-        np.array([kind for kind, _, _ in rows], np.int64),
+        np.array(kinds, np.int64).reshape(len(rows), 4),
         np.array([figures for _, *figures in rows], np.float64).reshape(len(rows), 2),
         groups,
         np.asarray(total, np.int64),
@@ -141,6 +165,33 @@ def conditions(k: int, models: Sequence[Model], total: NDArray[np.int64]) -> Con
 @compiled
 def holds(counts: Any, kinds: Any, figures: Any, groups: Any, total: Any) -> Any:
     """Whether a class with these rows per sensitive value, at least one, satisfies all models."""
+    for i in range(kinds.shape[0]):
+        kind, column, levels = kinds[i, 0], max(kinds[i, 1], 0), kinds[i, 2]
+        if kinds[i, 3] > 0:
+            values = groups[column, 0]
+            one, all_of = _by_value(counts, values), _by_value(total, values)
+            fine = _one(one, kind, figures[i], groups, column, levels, all_of)
+        else:
+            fine = _one(counts, kind, figures[i], groups, column, levels, total)
+        if not fine:
+            return False
+    return True
+
+
+@compiled
+def _by_value(counts: Any, values: Any) -> Any:
+    """Rows per value of one column, from those per combination; as long as they are."""
+    out = np.zeros(counts.shape[0], np.int64)
+    for s in range(counts.shape[0]):
+        out[values[s]] += counts[s]
+    return out
+
+
+@compiled
+def _one(
+    counts: Any, kind: Any, figures: Any, groups: Any, column: Any, levels: Any, total: Any
+) -> Any:
+    """Whether a class satisfies one model."""
     values = counts.shape[0]
     rows = 0
     most = 0
@@ -154,63 +205,61 @@ def holds(counts: Any, kinds: Any, figures: Any, groups: Any, total: Any) -> Any
     for s in range(values):
         whole += total[s]
         occurring += total[s] > 0
-    for i in range(kinds.shape[0]):
-        kind = kinds[i]
-        bound = figures[i, 0]
-        slack = SLACK * max(abs(bound), 1.0)
-        if kind == _DISTINCT:
-            if distinct < bound:
-                return False
-        elif kind == _ENTROPY:
-            entropy = math.log(rows)
-            for s in range(values):
-                if counts[s] > 0:
-                    entropy -= counts[s] * math.log(counts[s]) / rows
-            if math.exp(entropy) < bound - slack:
-                return False
-        elif kind == _RECURSIVE:
-            if not most < bound * _tail(counts, int(figures[i, 1])) * (1 - SLACK):
-                return False
-        elif kind == _EQUAL:
-            moved = 0.0
-            for s in range(values):
-                moved += abs(counts[s] / rows - total[s] / whole)
-            if moved / 2 > bound + slack:
-                return False
-        elif kind == _ORDERED:
-            moved = 0.0
-            ahead = 0.0
-            for s in range(values):
-                if total[s] > 0:
-                    ahead += counts[s] / rows - total[s] / whole
-                    moved += abs(ahead)
-            if moved / max(occurring - 1, 1) > bound + slack:
-                return False
-        elif kind == _TREE:
-            if _over_tree(counts, rows, total, whole, groups) > bound + slack:
-                return False
-        elif kind == _ALPHA:
-            if most / rows > bound + slack:
-                return False
-        elif kind == _BETA:
-            for s in range(values):
-                if total[s] > 0:
-                    share = total[s] / whole
-                    gain = counts[s] / rows / share - 1.0
-                    if gain > bound + slack:
+    bound = figures[0]
+    slack = SLACK * max(abs(bound), 1.0)
+    if kind == _DISTINCT:
+        if distinct < bound:
+            return False
+    elif kind == _ENTROPY:
+        entropy = math.log(rows)
+        for s in range(values):
+            if counts[s] > 0:
+                entropy -= counts[s] * math.log(counts[s]) / rows
+        if math.exp(entropy) < bound - slack:
+            return False
+    elif kind == _RECURSIVE:
+        if not most < bound * _tail(counts, int(figures[1])) * (1 - SLACK):
+            return False
+    elif kind == _EQUAL:
+        moved = 0.0
+        for s in range(values):
+            moved += abs(counts[s] / rows - total[s] / whole)
+        if moved / 2 > bound + slack:
+            return False
+    elif kind == _ORDERED:
+        moved = 0.0
+        ahead = 0.0
+        for s in range(values):
+            if total[s] > 0:
+                ahead += counts[s] / rows - total[s] / whole
+                moved += abs(ahead)
+        if moved / max(occurring - 1, 1) > bound + slack:
+            return False
+    elif kind == _TREE:
+        if _over_tree(counts, rows, total, whole, groups[column, 1 : 1 + levels]) > bound + slack:
+            return False
+    elif kind == _ALPHA:
+        if most / rows > bound + slack:
+            return False
+    elif kind == _BETA:
+        for s in range(values):
+            if total[s] > 0:
+                share = total[s] / whole
+                gain = counts[s] / rows / share - 1.0
+                if gain > bound + slack:
+                    return False
+                if figures[1] > 0 and gain + math.log(share) > SLACK:
+                    return False
+    else:
+        for s in range(values):
+            if total[s] > 0:
+                if counts[s] == 0:
+                    if figures[1] == 0:
                         return False
-                    if figures[i, 1] > 0 and gain + math.log(share) > SLACK:
+                else:
+                    ratio = (counts[s] / rows) / (total[s] / whole)
+                    if not abs(math.log(ratio)) < bound - slack:
                         return False
-        else:
-            for s in range(values):
-                if total[s] > 0:
-                    if counts[s] == 0:
-                        if figures[i, 1] == 0:
-                            return False
-                    else:
-                        ratio = (counts[s] / rows) / (total[s] / whole)
-                        if not abs(math.log(ratio)) < bound - slack:
-                            return False
     return True
 
 

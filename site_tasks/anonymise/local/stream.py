@@ -21,6 +21,7 @@ from site_tasks.anonymise.local.conditions import conditions
 from site_tasks.anonymise.local.distinct import LIMIT, find, grouped, pack, radices, unpack
 from site_tasks.anonymise.local.engine import settled, strict_of
 from site_tasks.anonymise.models import Model
+from site_tasks.anonymise.secret import Secret
 
 __all__ = ["Partition", "recode_stream", "streamable"]
 
@@ -81,10 +82,10 @@ class Partition:
         return Recoding(self.whole.columns, self.whole.classes[at], self.whole.cells)
 
 
-def streamable(columns: Sequence[Column], sensitive: Column | None = None) -> bool:
+def streamable(columns: Sequence[Column], sensitive: Column | Secret | None = None) -> bool:
     """Whether all combinations of these columns have a 64-bit number of their own."""
-    sizes = [column.size for column in (*columns, *([] if sensitive is None else [sensitive]))]
-    return math.prod(sizes) < LIMIT
+    values = 1 if sensitive is None else len(sensitive.domain) + 1
+    return math.prod(column.size for column in columns) * values < LIMIT
 
 
 def recode_stream(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from folkmoot.contract import Contract
 from folkmoot.errors import ConfigError, DataError
 from site_tasks.anonymise.scan import Finding, demand_answers, scan_frame
+from tests.conftest import REPOSITORY
 
 from .conftest import rows
 
@@ -117,3 +120,26 @@ def test_free_text_is_refused_unless_dropped(kind: str) -> None:
     values = {"name": "c", "task": "binary", "columns": [{"name": "note", "type": kind}, LABEL]}
     with pytest.raises(ConfigError, match="role dropped"):
         parse(Contract, values, source="contract.yaml")
+
+
+def test_presidio_looks_too_and_stays_off_the_network() -> None:
+    """In an environment of its own (``FOLKMOOT_PRESIDIO``), with whatever model is there."""
+    python = os.environ.get("FOLKMOOT_PRESIDIO")
+    if not python:
+        pytest.skip("FOLKMOOT_PRESIDIO names no Python that has presidio-analyzer")
+    script = """
+import socket
+def refused(*_, **__): raise SystemExit("reached for the network")
+socket.getaddrinfo = socket.socket.connect = refused
+from site_tasks.anonymise.scan import _by_presidio
+print(*_by_presidio([f"call 401-555-0{i}, or write to p{i}@example.org" for i in range(100, 120)]))
+"""
+    found = subprocess.run(
+        [python, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split("\n")[0] == "phone number"
