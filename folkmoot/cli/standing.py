@@ -46,7 +46,9 @@ def standing(
     for round in range(1, settings.model.rounds + 1):
         data = store.find(f"{settings.federation.name}/runs/{run}/{keys.record(round)}")
         record = {} if data is None else json.loads(data)
-        found = record.get("defence", {}).get("standing", {}).get(site)
+        groups = record.get("secure", {}).get("groups", {})
+        name = next((group for group, own in groups.items() if site in own), site)
+        found = record.get("defence", {}).get("standing", {}).get(name)
         if found is not None:
             counts = "no, quarantined" if found["quarantined"] else "yes"
             table.add_row(str(round), f"{found['distance']:.2f}", str(found["suspicious"]), counts)
@@ -54,7 +56,8 @@ def standing(
         raise ConfigError(
             "config.invalid",
             f"Run {run} of federation {settings.federation.name} says nothing of site {site}.",
-            "Check the run's name; only aggregation.defence.mode robust compares updates.",
+            "Check the run's name; only aggregation.defence.mode robust compares updates, and grouped "
+            "those of groups.",
             site=site,
         )
     Console().print(table)

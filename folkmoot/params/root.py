@@ -135,6 +135,18 @@ class Params(Section):
                 "aggregation.defence.mode private needs sites that bound their updates: "
                 "set privacy.mechanism to clip or gaussian"
             )
+        if defence.mode == "grouped":
+            masked = self.aggregation.protection == "masks" and self.aggregation.colluding is None
+            if not masked:
+                raise ValueError(
+                    "aggregation.defence.mode grouped sums groups under masks: set "
+                    "aggregation.protection to masks, and colluding and failing to null"
+                )
+            if len(federation.sites) // (defence.groups or 1) < defence.group_minimum:
+                raise ValueError(
+                    f"aggregation.defence.groups: {len(federation.sites)} sites do not make "
+                    f"{defence.groups} groups of {defence.group_minimum} at least"
+                )
         if defence.mode == "robust" and defence.trusted_site not in {None, *federation.sites}:
             raise ValueError(
                 "aggregation.defence.trusted_site is no site of federation.sites: name one of them"

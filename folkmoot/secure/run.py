@@ -15,6 +15,7 @@ from folkmoot.generalisation import bounds_of
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import setup
 from folkmoot.secure.graph import Neighbours
+from folkmoot.secure.groups import groups_of
 from folkmoot.secure.layout import Limits
 from folkmoot.wire import canonical_json, digest
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SetUp",
+    "groups_in",
     "index_of",
     "limits_of",
     "session_of",
@@ -118,6 +120,15 @@ def set_up_of(context: RunContext) -> SetUp:
         context.cache["secure.set-up"] = SetUp(listed, graph, members_list, members)
     found: SetUp = context.cache["secure.set-up"]
     return found
+
+
+def groups_in(step: Step, context: RunContext) -> tuple[tuple[str, ...], ...] | None:
+    """Groups whose contributions to a step are summed apart; None where all are one sum."""
+    defence = context.params.aggregation.defence
+    if defence.mode != "grouped" or step.round < 1 or step.name.startswith("final/"):
+        return None
+    own = set_up_of(context)
+    return groups_of(digest(own.listed), own.members, defence.groups or 1)
 
 
 def limits_of(context: RunContext) -> Limits:

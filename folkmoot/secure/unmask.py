@@ -146,6 +146,7 @@ def check_survivors(
     graph: Neighbours,
     roster: Roster,
     minimum: int,
+    groups: Iterable[Iterable[str]] | None = None,
 ) -> tuple[str, ...]:
     """What a site demands of a list before it answers; O(survivors).
 
@@ -159,6 +160,8 @@ def check_survivors(
         Of the run's set-up.
     minimum : int
         Fewest contributors of a sum that this site helps to open.
+    groups : collection of collections of str, optional
+        Members whose contributions are summed apart, each of which is a sum.
 
     Returns
     -------
@@ -194,10 +197,13 @@ def check_survivors(
                 f"joins site {other}, which was sent another list of survivors in sum {index}",
                 other,
             )
-    if len(statements) < minimum:
+    sums = [len(statements)]
+    if groups is not None:  # a group that nobody is left of has no sum
+        sums = [n for group in groups if (n := sum(s in statements for s in group))]
+    if min(sums) < minimum:
         raise SecureError(
             "secure.contributors",
-            f"A sum of {len(statements)} sites was asked for; site {site} opens sums of at least "
+            f"A sum of {min(sums)} sites was asked for; site {site} opens sums of at least "
             f"{minimum}.",
             "Wait for more sites, or ask the site's steward to lower minimum_contributors.",
             site=site,

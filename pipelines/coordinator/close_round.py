@@ -80,7 +80,8 @@ def combined_metrics(context: RunContext, updates: Sequence[ReleasedUpdate]) -> 
             return {}
         if context.params.privacy.clipping == "record":
             return {**noised_metrics(context.contract, {"*": own[0][1]}), "sites": {}}
-        return {"overall": metrics.metrics(context.contract.task, own[0][1]), "sites": {}}
+        whole = metrics.combine([counts for _, counts in own])  # of groups, or of all
+        return {"overall": metrics.metrics(context.contract.task, whole), "sites": {}}
     task = context.contract.task
     counts = {u.site: u.parts["evaluation"].arrays for u in updates if "evaluation" in u.parts}
     if not counts:
@@ -153,7 +154,11 @@ def _defence(
     defence = context.params.aggregation.defence
     if defence.mode == "none":
         return {}
-    found: dict[str, Any] = {"mode": defence.mode, "standing": meta.get("standing", {})}
+    found: dict[str, Any] = {
+        "mode": defence.mode,
+        "trade": defence.trade,
+        "standing": meta.get("standing", {}),
+    }
     if evaluated and "gate" in meta:
         found["rise"] = meta["gate"]["rise"]
         taken_back = meta["gate"]["accepted"] != round - 1

@@ -27,10 +27,14 @@ class Collected:
     required: int = 1
     summed: ReleasedUpdate | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    #: The sum of each group of sites, where a robust rule compares them.
+    groups: list[ReleasedUpdate] = field(default_factory=list)
 
     @property
     def contributions(self) -> list[ReleasedUpdate]:
-        """What an aggregate works on: single updates, or their sum."""
+        """What an aggregate works on: single updates, their sum, or the sums of groups."""
+        if self.groups:
+            return self.groups
         return self.updates if self.summed is None else [self.summed]
 
 

@@ -14,7 +14,7 @@ from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import setup
 from folkmoot.secure.encrypted import open_offer
-from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.unmask import open_list, survivor_list
 from pipelines.coordinator import lock
 from pipelines.coordinator.aggregate.secure_sum import encrypted_total, uploads
@@ -98,6 +98,12 @@ def survivors(step: Step, context: RunContext) -> list[ArtifactRef]:
     lock.touch(context.workspace, context.federation)
     own = set_up_of(context)
     collected, statements = uploads(step, context)
+    if (groups := groups_in(step, context)) is not None:
+        least = context.params.aggregation.defence.group_minimum
+        for group in groups:  # too few for a sum of their own: they sit the round out
+            here = statements.keys() & set(group)
+            if len(here) < least:
+                statements = {s: v for s, v in statements.items() if s not in here}
     own.graph.check(statements)
     if session_of(context).encrypted:
         own_total = keys.total(stage_of(step))

@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 from folkmoot.exchange import ArtifactRef
 from folkmoot.identity import verify
 from folkmoot.plan import RunContext, Step, keys
+from folkmoot.secure.groups import group_of
 from folkmoot.secure.layout import Layout
 from folkmoot.secure.masks import add_masks, own_masks
-from folkmoot.secure.run import index_of, limits_of, session_of, set_up_of, stage_of, units_of
+from folkmoot.secure.run import (
+    groups_in,
+    index_of,
+    limits_of,
+    session_of,
+    set_up_of,
+    stage_of,
+    units_of,
+)
 from folkmoot.secure.unmask import View, statement
 from folkmoot.updates import MASKED_DOOR, LinearUpdate, MaskedUpdate, PrivatisedUpdate
 from folkmoot.wire import canonical_json, decode, digest
@@ -80,7 +89,9 @@ def conceal(
         hidden: dict[str, NDArray[Any]] = {"cipher": made.data, "ends": made.ends}
     else:
         known = memory(context, home)
-        peers = {other: public[index] for other, public in known.peers.items()}
+        groups = groups_in(step, context)
+        near = known.peers if groups is None else group_of(groups, home.name)
+        peers = {o: public[index] for o, public in known.peers.items() if o in near}
         own = known.keys.masks[index], known.keys.seeds[index]
         add_masks(vector, *own_masks(binding, home.name, *own, peers))
         hidden = {"masked": vector}

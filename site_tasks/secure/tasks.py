@@ -9,7 +9,8 @@ from folkmoot.errors import SecureError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import setup
-from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.groups import group_of
+from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.unmask import answer, check_survivors
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
@@ -142,6 +143,7 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
             site=home.name,
         )
     least = permissions.fewest_contributors(context, home)
+    groups = groups_in(step, context)
     survivors = check_survivors(
         listed,
         binding,
@@ -151,11 +153,13 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
         graph=own.graph,
         roster=context.roster,
         minimum=least,
+        groups=groups,
     )
 
     def check() -> None:
         if context.params.privacy.mechanism in permissions.EXACT:
-            state.compare(_content(step, context, home), survivors, least)
+            mine = survivors if groups is None else group_of(groups, home.name) & {*survivors}
+            state.compare(_content(step, context, home), mine, least)
 
     def make() -> bytes:
         if session.encrypted:

@@ -14,8 +14,11 @@ from folkmoot.cli.app import app
 from folkmoot.errors import ConfigError
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import keys
+from folkmoot.secure.groups import groups_of
 from pipelines.audit.attacks import hostile
 from pipelines.hosts.embedded import run
+from site_tasks.home import SiteHome
+from site_tasks.settings import save_settings
 
 SITES = ["site-a", "site-b", "site-c", "site-d", "site-e"]
 CLIP = ["privacy.mechanism=clip", "privacy.clip_norm=0.3"]
@@ -164,3 +167,81 @@ def test_an_update_above_the_clip_norm_is_left_out(
 def test_a_defence_that_cannot_hold_is_refused(settings: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         params_of(*settings)
+
+
+GROUPED = [
+    "aggregation.defence.mode=grouped",
+    "aggregation.defence.groups=3",
+    "aggregation.defence.group_minimum=2",
+    "aggregation.defence.rule=median",
+    "aggregation.protection=masks",
+]
+
+
+def test_a_robust_rule_compares_masked_sums_of_groups(workspace_of: Workspace) -> None:
+    """The coordinator sees no single update, and one hostile site spoils its group alone."""
+    six = [*SITES, "site-f"]
+    params = params_of(*GROUPED, f"federation.sites=[{','.join(six)}]", "model.linear.rounds=3")
+    workspace = workspace_of(params)
+    for site in six:
+        home = SiteHome.find(site, workspace)
+        allowed = home.settings.permissions.model_copy(update={"minimum_contributors": 2})
+        changed = home.settings.model_copy(update={"permissions": allowed})
+        save_settings(changed, home.root / "site.toml")
+    with hostile(["site-f"], "scaling"):
+        result = run(params, workspace=workspace)
+    assert result["metrics"]["overall"]["auc"] > 0.95
+    assert result["metrics"]["sites"] == {}
+    for record in records(workspace, result):
+        groups = record["secure"]["groups"]
+        assert sorted(s for own in groups.values() for s in own) == six
+        assert [len(own) for own in groups.values()] == [2, 2, 2]
+        spoiled = next(name for name, own in groups.items() if "site-f" in own)
+        standing = record["defence"]["standing"]
+        assert standing.keys() == groups.keys(), "groups are named, never sites"
+        assert [name for name, e in standing.items() if e["distance"] > 3] == [spoiled]
+        assert "sum of every group" in record["defence"]["trade"]
+    command = ["site", "standing", "site-f", "--run", result["run"], "--workspace", str(workspace)]
+    shown = CliRunner().invoke(app, [*command, "--set", "federation.name=attacked"])
+    assert shown.exit_code == 0, shown.output
+
+    # A site that sums with three at least opens no group of two.
+    home = SiteHome.find("site-a", workspace)
+    allowed = home.settings.permissions.model_copy(update={"minimum_contributors": 3})
+    save_settings(
+        home.settings.model_copy(update={"permissions": allowed}), home.root / "site.toml"
+    )
+    sites = f"federation.sites=[{','.join(six)}]"
+    again = params_of(*GROUPED, sites, "model.linear.rounds=1", "federation.quorum=5")
+    (record,) = records(workspace, run(again, workspace=workspace))
+    assert record["secure"]["silent"] == ["site-a"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["aggregation.defence.groups=null"],
+        ["aggregation.defence.hostile=2"],
+        ["aggregation.defence.rule=multi_krum"],
+        ["aggregation.defence.rule=fltrust", "aggregation.defence.trusted_site=site-a"],
+        ["aggregation.defence.group_minimum=3"],
+        ["aggregation.protection=none"],
+        ["aggregation.protection=ckks"],
+        ["aggregation.colluding=0.1", "aggregation.failing=0.1"],
+        ["aggregation.defence.mode=robust"],
+    ],
+)
+def test_groups_that_could_not_be_outvoted_are_not_offered(settings: list[str]) -> None:
+    six = f"federation.sites=[{','.join([*SITES, 'site-f'])}]"
+    assert params_of(six, *GROUPED)
+    with pytest.raises(ConfigError):
+        params_of(six, *GROUPED, *settings)
+
+
+def test_groups_follow_the_key_list_and_are_even() -> None:
+    names = [f"s{i}" for i in range(10)]
+    one, other = (groups_of(digest, names, 3) for digest in ("a" * 64, "b" * 64))
+    assert sorted(len(group) for group in one) == [3, 3, 4]
+    assert sorted(s for group in one for s in group) == sorted(names)
+    assert one == groups_of("a" * 64, list(reversed(names)), 3)
+    assert one != other

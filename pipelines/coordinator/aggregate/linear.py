@@ -154,7 +154,7 @@ def change_of(
         ``standing`` of the sites where updates are compared, else nothing.
     """
     defence = context.params.aggregation.defence
-    if defence.mode != "robust":
+    if defence.mode not in {"robust", "grouped"}:
         return _mean_delta(ordered, shape), {}
     before = previous.meta.get("standing", {})
     out = quarantined(before)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.plan import RunContext, Step, keys
@@ -16,7 +17,7 @@ from folkmoot.secure.ckks import MOST_BYTES, Cipher, Packing
 from folkmoot.secure.encrypted import added, agreed_sum, open_offer
 from folkmoot.secure.layout import Layout
 from folkmoot.secure.masks import Binding
-from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.together import Sealed, open_sealed, open_together
 from folkmoot.secure.unmask import open_list, open_statement
 from folkmoot.updates import ReleasedUpdate, open_sum
@@ -76,27 +77,69 @@ def gather(step: Step, context: RunContext) -> Collected:
         report["contradicting"] = odd
         report["ciphertext_bytes"] = max(int(u.hidden["cipher"].size) for u in updates)
     else:
-        total = np.zeros(layout.size, np.uint64)
-        for update in updates:
-            np.add(total, update.hidden["masked"], out=total)
         answers = recover.open_answers(sealed, binding, which, frozenset(statements), own.graph)
         _enough(sealed, answers, threshold)
         report["silent"] = sorted(statements.keys() - answers.keys())
         announced, dealt = _set_up(context)
-        add, subtract = recover.leftover_masks(
-            binding,
-            index,
-            sorted(statements),
-            answers,
-            members=own.members,
-            graph=own.graph,
-            announced=announced,
-            dealt=dealt,
-        )
-        recover.unmask(total, add, subtract, threads=len(os.sched_getaffinity(0)))
+
+        def opened(members: frozenset[str]) -> NDArray[np.uint64]:
+            """Exact sum of the members' contributions."""
+            part: NDArray[np.uint64] = np.zeros(layout.size, np.uint64)
+            for update in updates:
+                if update.site in members:
+                    np.add(part, update.hidden["masked"], out=part)
+            add, subtract = recover.leftover_masks(
+                binding,
+                index,
+                sorted(members & statements.keys()),
+                answers,
+                members=members,
+                graph=own.graph,
+                announced=announced,
+                dealt=dealt,
+            )
+            recover.unmask(part, add, subtract, threads=len(os.sched_getaffinity(0)))
+            return part
+
+        if (groups := groups_in(step, context)) is not None:
+            return _grouped(
+                Collected(updates, missing, collected.required, None, report),
+                {
+                    f"group-{i:03d}": opened(frozenset(group))
+                    for i, group in enumerate(groups, 1)
+                    if statements.keys() & set(group)
+                },
+                {f"group-{i:03d}": group for i, group in enumerate(groups, 1)},
+                layout,
+                context,
+            )
+        total = opened(own.members)
     summed = open_sum(updates, layout, total)
     check_sum(summed, context)
     return Collected(updates, missing, collected.required, summed, report)
+
+
+def _grouped(
+    collected: Collected,
+    totals: Mapping[str, NDArray[np.uint64]],
+    groups: Mapping[str, tuple[str, ...]],
+    layout: Layout,
+    context: RunContext,
+) -> Collected:
+    """Sums of groups, each under the name of its group, and the sum of all."""
+    sums: list[ReleasedUpdate] = []
+    for name, total in totals.items():
+        here = [update for update in collected.updates if update.site in groups[name]]
+        found = open_sum(here, layout, total)
+        found.meta["site"] = name
+        check_sum(found, context)
+        sums.append(found)
+    whole: NDArray[np.uint64] = np.zeros(layout.size, np.uint64)
+    for total in totals.values():
+        np.add(whole, total, out=whole)
+    report = {**collected.report, "groups": {name: list(own) for name, own in groups.items()}}
+    summed = open_sum(collected.updates, layout, whole)
+    return replace(collected, summed=summed, groups=sums, report=report)
 
 
 def uploads(step: Step, context: RunContext) -> tuple[Collected, dict[str, bytes]]:
