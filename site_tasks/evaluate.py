@@ -23,7 +23,7 @@ from site_tasks.release import release
 if TYPE_CHECKING:
     from folkmoot.privacy.events import Event
 
-__all__ = ["counts_of", "due", "evaluate", "load_model"]
+__all__ = ["check_shape", "counts_of", "due", "evaluate", "load_model"]
 
 
 def evaluate(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -72,7 +72,7 @@ def _parts(
     planned = schedule(context.params, context.contract)
     if planned.evaluation is None:
         return {}
-    values = held_out_counts(model, prepared, context, home.name)
+    values = held_out_counts(model, prepared, context, home)
     return {"evaluation": ClippedSum(values, planned.evaluation, planned.share)}
 
 
@@ -181,12 +181,20 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
     if meta.get("kind") != context.params.model.kind:
         raise _shapeless("coefficients or trees")
     if meta["kind"] == "linear":  # trees are checked where they are read (site_tasks.margins)
-        _check_shape(model, prepared, context)
+        check_shape(model, prepared, context)
     return model, digest(data)
 
 
-def _check_shape(model: Artefact, prepared: Prepared, context: RunContext) -> None:
-    """A scaling with gaps would silently hide features; other shapes end in a nameless error."""
+def check_shape(model: Artefact, prepared: Prepared, context: RunContext) -> None:
+    """Refuse coefficients of a shape that the features do not give.
+
+    A scaling with gaps would silently hide features; other shapes end in a nameless error.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.mismatch``.
+    """
     classes = len(context.contract.classes) if context.contract.task == "multiclass" else 1
     d = len(prepared.features)
     if not {"mean", "scale"} <= model.arrays.keys():

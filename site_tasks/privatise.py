@@ -55,13 +55,13 @@ class TrainedPrivately:
 
     Parameters
     ----------
-    update : LinearUpdate
+    update : LinearUpdate or TreeUpdate
         Weight 1.
     event : PureDP
         What training spent, as the estimator's own accountant reported it.
     """
 
-    update: LinearUpdate
+    update: LinearUpdate | TreeUpdate
     event: PureDP
 
 
@@ -325,7 +325,7 @@ def _finite(part: Any) -> Any:
     return part
 
 
-def _uniform(part: LinearUpdate) -> None:
+def _uniform(part: LinearUpdate | TreeUpdate) -> None:
     if part.weight != 1.0:
         raise _unsupported(
             "A private update must have weight 1: a number of rows is not accounted for.",

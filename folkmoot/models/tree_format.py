@@ -72,7 +72,10 @@ class TreeSpace:
         space = feature_space(contract, params.anonymisation, "trees")
         pairs = zip(space.types, space.upper, strict=True)
         levels = tuple(int(upper) + 1 if kind == "c" else 0 for kind, upper in pairs)
-        return TreeSpace(space.types, levels, params.model.trees.max_depth)
+        deepest = params.model.trees.max_depth
+        if params.model.trees.strategy == "private_additive":  # a leaf per bin or category
+            deepest = max(*levels, params.model.trees.bins).bit_length()
+        return TreeSpace(space.types, levels, deepest)
 
     @staticmethod
     def from_meta(meta: Mapping[str, Any]) -> TreeSpace:

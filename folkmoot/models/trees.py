@@ -85,7 +85,7 @@ def empty_model(contract: Contract, params: Params, base_score: Sequence[float])
         "base_score": [float(str(np.float32(value))) for value in base_score],
         "trees": 0,
         "participants": {},
-        "private": False,
+        "private": params.privacy.private,
     }
     return Artefact("model", meta, {"trees": np.frombuffer(b"[]", np.uint8)})
 

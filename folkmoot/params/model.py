@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from folkmoot.params.boosting import HistogramOptions, refuse_unfit
 from folkmoot.params.kinds import NonNegative, Positive
+from folkmoot.params.private_trees import PrivateOptions, refuse_unfit_private
 from folkmoot.sections import Section
 
 __all__ = ["EarlyStopping", "Linear", "Model", "Trees"]
@@ -67,11 +68,18 @@ class Linear(Section):
     """Seed of the order of rows in local training (not of noise)."""
 
 
-class Trees(HistogramOptions):
+class Trees(HistogramOptions, PrivateOptions):
     """Gradient-boosted trees, with XGBoost's names."""
 
-    strategy: Literal["bagging", "cyclic", "summed_histograms"] = "bagging"
-    """`bagging`: every site grows trees in every round; `cyclic`: one site after the other; `summed_histograms`: one booster, every split from sums over the sites, equal to pooled training."""
+    strategy: Literal[
+        "bagging",
+        "cyclic",
+        "summed_histograms",
+        "private_trees",
+        "private_additive",
+        "local_forests",
+    ] = "bagging"
+    """`bagging`: every site grows trees in every round; `cyclic`: one site after the other; `summed_histograms`: one booster, every split from sums over the sites, equal to pooled training; `private_trees`: random splits, leaves from noised sums; `private_additive`: a curve per feature in few rounds of noised sums; `local_forests`: diffprivlib's forests, one per site, that vote."""
     rounds: Annotated[int, Field(ge=1, le=1000)] = 20
     """Most rounds; of `summed_histograms` boosting steps, each of up to `max_depth` exchanges."""
     trees_per_round: Annotated[int, Field(ge=1)] = 1
@@ -101,7 +109,6 @@ class Trees(HistogramOptions):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of row and column sampling (not of noise)."""
 
-
     @property
     def exchanges(self) -> int:
         """Most times that sites and coordinator exchange anything in training."""
@@ -113,6 +120,7 @@ class Trees(HistogramOptions):
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         refuse_unfit(self)
+        refuse_unfit_private(self)
         return self
 
 

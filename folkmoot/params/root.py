@@ -15,6 +15,7 @@ from folkmoot.params.data import Data
 from folkmoot.params.federation import Federation
 from folkmoot.params.model import Model
 from folkmoot.params.privacy import Privacy
+from folkmoot.params.private_trees import PRIVATE, SUMMED_PRIVATELY
 from folkmoot.params.schedule import Schedule
 from folkmoot.params.statistics import Statistics
 from folkmoot.params.tracking import Tracking
@@ -69,10 +70,12 @@ class Params(Section):
                 "privacy.mechanism gaussian and diffprivlib need data.scaling bounds or none: "
                 "federation-wide statistics would be an unaccounted release"
             )
-        if dp and self.model.kind == "trees":
+        if dp and self.model.kind == "trees" and self.model.trees.strategy not in PRIVATE:
             raise ValueError(
-                "bagging and cyclic trees have no bounded sensitivity: "
-                "privacy.mechanism must be none for model.kind trees"
+                f"model.trees.strategy {self.model.trees.strategy} grows trees along the rows: one row "
+                "more can change every split, so that they have no bounded sensitivity: "
+                "privacy.mechanism must be none, or the strategy private_trees, private_additive or "
+                "local_forests"
             )
         if self.privacy.mechanism == "clip" and self.model.kind == "trees":
             raise ValueError("privacy.mechanism clip has no meaning for whole trees")
@@ -98,12 +101,13 @@ class Params(Section):
                 "privacy.mechanism clip and gaussian bound a site's whole update, which has no meaning "
                 "for newton's sums of gradients and Hessians: set model.linear.strategy to fedavg"
             )
-        local = self.model.kind == "linear" and self.model.linear.strategy == "local_dp"
+        local = self.model.chosen.strategy in {"local_dp", "local_forests"}
         if local != (self.privacy.mechanism == "diffprivlib"):
             raise ValueError(
-                "model.linear.strategy local_dp and privacy.mechanism diffprivlib go together"
+                "model.linear.strategy local_dp (for trees: local_forests) and privacy.mechanism "
+                "diffprivlib go together"
             )
-        if local and self.model.linear.rounds != 1:
+        if self.model.chosen.strategy == "local_dp" and self.model.linear.rounds != 1:
             raise ValueError(
                 "model.linear.strategy local_dp trains once: set model.linear.rounds to 1"
             )
@@ -167,10 +171,12 @@ class Params(Section):
         if self.statistics.active:
             self._threshold(sites)
             return self
-        if self.model.kind == "trees" and self.model.trees.strategy != "summed_histograms":
+        summed = {"summed_histograms", *SUMMED_PRIVATELY}
+        if self.model.kind == "trees" and self.model.trees.strategy not in summed:
             raise ValueError(
                 "aggregation.protection masks sums numbers, and whole trees cannot be summed: "
-                "set it to none, or model.trees.strategy to summed_histograms"
+                "set it to none, or model.trees.strategy to summed_histograms, private_trees or "
+                "private_additive"
             )
         if self.model.kind == "linear" and self.model.linear.strategy in {"scaffold", "local_dp"}:
             raise ValueError(
@@ -264,9 +270,10 @@ class Params(Section):
         """What clipping record and strategy private ask of each other and of the rest."""
         privacy, linear = self.privacy, self.model.linear
         record = privacy.clipping == "record"
-        if record != (self.model.kind == "linear" and linear.strategy == "private"):
+        if record != (self.model.chosen.strategy in {"private", *SUMMED_PRIVATELY}):
             raise ValueError(
-                "privacy.clipping record and model.linear.strategy private go together"
+                "privacy.clipping record and model.linear.strategy private (for trees: private_trees or "
+                "private_additive) go together"
             )
         if linear.basis == "additive" and not record:
             raise ValueError("model.linear.basis additive belongs to strategy private")

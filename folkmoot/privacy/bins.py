@@ -20,7 +20,7 @@ from folkmoot.features import feature_space
 from folkmoot.generalisation import categories_at, is_categorical, level_of
 from folkmoot.params import Anonymisation
 
-__all__ = ["Layout", "edges_of", "moments_of", "public_scaling"]
+__all__ = ["Layout", "edges_of", "moments_of", "public_edges", "public_scaling"]
 
 Floats = NDArray[np.float64]
 _EQUAL, _GROWING, _WIDE = 64, 48, 1000.0
@@ -56,7 +56,7 @@ class Layout:
                 flags = len(categories_at(column, level_of(column, anonymisation))) - 1
             else:
                 at = len(edges)
-                edges.append(_edges(float(space.lower[at]), float(space.upper[at])))
+                edges.append(public_edges(float(space.lower[at]), float(space.upper[at])))
                 columns.append(number)
                 flags = 0
             flags += bool(column.missing)
@@ -181,7 +181,8 @@ def public_scaling(layout: Layout) -> tuple[Floats, Floats]:
     return (layout.lower + layout.upper) / 2, np.where(half > 0, half, 1.0)
 
 
-def _edges(lower: float, upper: float) -> Floats:
+def public_edges(lower: float, upper: float) -> Floats:
+    """Inner edges of a number's bins, ascending, from its public bounds."""
     width = upper - lower
     edges = lower + width * np.arange(1, _EQUAL) / _EQUAL
     if width > _WIDE:

@@ -36,10 +36,20 @@ from folkmoot.privacy.persons import check_split, person_column
 from folkmoot.privacy.shares import Shares
 from folkmoot.wire import Artefact
 
-__all__ = ["Release", "Schedule", "charges", "clip_of", "row_norm", "schedule"]
+__all__ = [
+    "Release",
+    "Schedule",
+    "charges",
+    "clip_of",
+    "moved_rows",
+    "noise_of_sum",
+    "row_norm",
+    "schedule",
+    "share_of",
+]
 
-Kind = Literal["histogram", "gram", "gradient", "evaluation", "statistics"]
-Method = Literal["newton", "gradient", "moments"]
+Kind = Literal["histogram", "gram", "gradient", "labels", "leaves", "evaluation", "statistics"]
+Method = Literal["newton", "gradient", "moments", "leaves"]
 
 #: Shares of the budget (of 1/sigma²): the rest goes to the gradients in equal parts.
 HISTOGRAM_SHARE, GRAM_SHARE, EVALUATION_SHARE = 0.05, 0.25, 0.05
@@ -52,8 +62,11 @@ MOMENTS_NORM = 0.3
 SMALL_CLIP, SMALL_ROUNDS = 0.5, 5
 #: Share of the norm that counts unclipped gradients, where the clip adapts.
 COUNTED = 0.1
-#: Largest noise over signal: a bin of the histogram, the Gram matrix, a gradient, the moments.
-MOST_BIN, MOST_GRAM, MOST_GRADIENT, MOST_MOMENTS = 0.02, 1.5, 1.0, 0.3
+#: Largest noise over signal: a bin of the histogram and the Gram matrix by basis (bins bear more than
+#: numbers as they are: adult at epsilon 0.1), a gradient, the moments.
+MOST_BIN = {"linear": 0.02, "additive": 0.03}
+MOST_GRAM = {"linear": 1.5, "additive": 4.5}
+MOST_GRADIENT, MOST_MOMENTS = 1.0, 0.3
 #: Steps are 2^-exponent: of a design row, of a gradient's factor, of a count.
 ROW_EXPONENT, FACTOR_EXPONENT, COUNT_EXPONENT = 12, 14, 20
 
@@ -198,7 +211,7 @@ def schedule(params: Params, contract: Contract) -> Schedule:
     """
     check_split(params, contract)
     person_column(params, contract)
-    settings = (params.privacy, params.anonymisation, params.model.linear, params.federation)
+    settings = (params.privacy, params.anonymisation, params.model.chosen, params.federation)
     key = (contract.content_digest, *(section.model_dump_json() for section in settings))
     if key not in _made:
         if len(_made) >= _KEEP:
@@ -217,7 +230,26 @@ def charges(params: Params, contract: Contract, round: int) -> dict[str, Event]:
 
 def row_norm(method: Method, params: Params, contract: Contract) -> float:
     """L2 norm that design rows are clipped to, by method; from public figures."""
-    return _Noise(params, contract).row(method)
+    return _Noise(_linear(params), contract).row(method)
+
+
+def moved_rows(params: Params) -> int:
+    """Rows of a sum that one protected unit moves at most.
+
+    Suppression of small classes lets one record move several prepared rows; a person has several.
+    """
+    moved = max(1, params.anonymisation.k)
+    if params.privacy.unit == "person":
+        moved *= params.privacy.rows_per_person
+    return moved * (2 if params.privacy.relation == "replace-one" else 1)
+
+
+def noise_of_sum(params: Params) -> float:
+    """Standard deviation of the noise of the sum over all sites, over the planned one."""
+    if params.privacy.noise == "coordinator":
+        return 1.0
+    planned = 1 if params.privacy.noise == "site" else _shares(params, 2.0**20).honest
+    return math.sqrt(len(params.federation.members) / planned)
 
 
 def clip_of(model: Artefact, release: Release) -> float:
@@ -240,7 +272,21 @@ def clip_of(model: Artefact, release: Release) -> float:
     return float(found)
 
 
+def _linear(params: Params) -> Params:
+    """Params of the linear model that is trained, where trees are made of one."""
+    if params.model.kind == "linear":
+        return params
+    from folkmoot.trees.additive import as_linear
+
+    return as_linear(params)
+
+
 def _schedule(params: Params, contract: Contract) -> Schedule:
+    if params.model.kind == "trees" and params.model.trees.strategy == "private_trees":
+        from folkmoot.trees.private import tree_schedule
+
+        return tree_schedule(params, contract)
+    params = _linear(params)
     privacy = params.privacy
     if privacy.clipping != "record" or privacy.epsilon is None or privacy.rows is None:
         raise PrivacyError(
@@ -263,7 +309,7 @@ def _schedule(params: Params, contract: Contract) -> Schedule:
         releases,
         evaluation,
         gaussian_epsilon(sigma, privacy.delta),
-        _share(params, [*releases, *([] if evaluation is None else [evaluation])]),
+        share_of(params, [*releases, *([] if evaluation is None else [evaluation])]),
         noise.total,
         noise.width(method),
     )
@@ -279,7 +325,7 @@ def _shares(params: Params, sigma: float) -> Shares:
     return Shares(sigma, sites, missing, privacy.colluders)
 
 
-def _share(params: Params, releases: list[Release]) -> float:
+def share_of(params: Params, releases: list[Release]) -> float:
     """What each site adds, over the planned noise; refuses shares whose sum has another law."""
     if params.privacy.noise != "distributed":
         return 1.0 if params.privacy.noise == "site" else 0.0
@@ -299,17 +345,8 @@ class _Noise:
         self.binned = self.features + numbers * (linear.bins - 1)
         self.classes = len(contract.classes) if contract.task == "multiclass" else 1
         self.rows = float(privacy.rows or 1)
-        sites = len(params.federation.members)
-        self.total = 1.0
-        if privacy.noise != "coordinator":
-            planned = 1 if privacy.noise == "site" else _shares(params, 2.0**20).honest
-            self.total = math.sqrt(sites / planned)
-        # Suppression of small classes lets one record move several prepared rows.
-        self.moved = max(1, params.anonymisation.k)
-        if privacy.unit == "person":
-            self.moved *= privacy.rows_per_person
-        if privacy.relation == "replace-one":
-            self.moved *= 2
+        self.total = noise_of_sum(params)
+        self.moved = moved_rows(params)
 
     def width(self, method: Method) -> int:
         """Columns of the design with the constant."""
@@ -368,8 +405,9 @@ class _Noise:
             rounds = min(self.linear.rounds, SMALL_ROUNDS)
             size = math.sqrt(rounds * width * self.classes)
             return sigma * size / rows / MOST_GRADIENT
-        bins = sigma * math.sqrt((self.columns + 1) / HISTOGRAM_SHARE) / rows / MOST_BIN
-        gram = sigma / math.sqrt(GRAM_SHARE) * math.pow(width, 1.5) / rows / MOST_GRAM
+        basis = self.linear.basis
+        bins = sigma * math.sqrt((self.columns + 1) / HISTOGRAM_SHARE) / rows / MOST_BIN[basis]
+        gram = sigma / math.sqrt(GRAM_SHARE) * math.pow(width, 1.5) / rows / MOST_GRAM[basis]
         return max(bins, gram)
 
 

@@ -25,7 +25,7 @@ from folkmoot.models.tree_format import Tree, scale_leaves, strip
 if TYPE_CHECKING:
     import xgboost
 
-__all__ = ["document", "export", "make_booster", "margins", "tree_of"]
+__all__ = ["document", "export", "leaves_of", "make_booster", "margins", "tree_of"]
 
 Array = NDArray[Any]
 Statistics = Sequence[Mapping[str, Sequence[float]]]
@@ -203,12 +203,13 @@ def margins(
     x = np.asarray(rows, np.float32)
     out = np.tile(np.asarray(base, np.float32), (len(x), 1))
     for index, tree in enumerate(trees):
-        out[:, index % out.shape[1]] += _leaves(tree, x)
+        values = np.asarray(tree["split_conditions"], np.float32)
+        out[:, index % out.shape[1]] += values[leaves_of(tree, x)]
     return out[:, 0] if out.shape[1] == 1 else out
 
 
-def _leaves(tree: Tree, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Value of the leaf that each row reaches."""
+def leaves_of(tree: Tree, x: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Node of the leaf that each row reaches, shape (n,); O(n · depth)."""
     left, right = np.asarray(tree["left_children"]), np.asarray(tree["right_children"])
     feature = np.asarray(tree["split_indices"])
     value = np.asarray(tree["split_conditions"], np.float32)
@@ -227,7 +228,7 @@ def _leaves(tree: Tree, x: NDArray[np.float32]) -> NDArray[np.float32]:
     while True:
         inner = left[at] != -1
         if not inner.any():
-            return value[at]
+            return at
         found = x[each, feature[at]]
         goes_left = found < value[at]
         for node in np.unique(at[kind[at] == 1]):

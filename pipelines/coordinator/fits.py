@@ -46,7 +46,9 @@ def check_update(update: ReleasedUpdate, context: RunContext) -> None:
     ProtocolError
         ``protocol.mismatch``, naming the site.
     """
-    kind: type = LinearUpdate if context.params.model.kind == "linear" else TreeUpdate
+    params = context.params
+    sums = params.model.kind == "linear" or params.privacy.clipping == "record"
+    kind: type = LinearUpdate if sums else TreeUpdate
     if _summed(context):
         kind = Statistics
     _demand(

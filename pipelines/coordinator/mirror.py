@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from folkmoot.metrics import PRIMARY
+from folkmoot.params.private_trees import SUMMED_PRIVATELY
 from folkmoot.plan import RunContext
-from pipelines.coordinator import mlflow_store, plots
+from folkmoot.wire import decode
+from pipelines.coordinator import mlflow_store, plots, tree_plots
 from pipelines.coordinator import statement as privacy_statement
 from pipelines.coordinator.published import Published, largest_epsilon, risk_summaries
 
@@ -209,12 +211,24 @@ class Mirror:
             found, self.context.contract.task, self.context.params.privacy.epsilon
         ).items():
             self.client.log_figure(self.run, figure, name)
+        self._trees(result)
         if found.baselines:
             self._text(json.dumps(found.baselines, indent=1, sort_keys=True), "baselines.json")
             pooled = found.baselines.get("pooled") or {}
             pooled_metrics = {f"pooled/{k}": v for k, v in pooled.get("overall", {}).items()}
             self._finish(self.run, result, pooled_metrics, {}, mark="folkmoot.compared")
         self._finish(self.run, result, metrics["overall"], tags)
+
+    def _trees(self, result: Mapping[str, Any]) -> None:
+        """Curves, importance and contributions of a private tree model."""
+        if self.context.params.model.chosen.strategy not in SUMMED_PRIVATELY:
+            return
+        data = self.context.store.get(self.context.key(result["model"]), result["model_digest"])
+        model = decode(data, kind="model")
+        for name, figure in tree_plots.figures(model, self.context).items():
+            self.client.log_figure(self.run, figure, name)
+        for name, text in tree_plots.tables(model, self.context).items():
+            self._text(text, name)
 
     def _finish(
         self,

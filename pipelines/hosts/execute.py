@@ -35,6 +35,7 @@ BODIES = {
     "site.train_trees": "site_tasks.train_trees:train",
     "site.train_histograms": "site_tasks.train_histograms:train",
     "site.train_local_dp": "site_tasks.train_local_dp:train",
+    "site.train_forest": "site_tasks.train_forest:train",
     "site.train_private": "site_tasks.private.train:train",
     "site.evaluate": "site_tasks.evaluate:evaluate",
     "site.columns": "site_tasks.measure.columns:columns",

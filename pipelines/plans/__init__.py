@@ -8,9 +8,9 @@ from folkmoot.generalisation import check_levels
 from folkmoot.params import Params
 from folkmoot.plan import RoundPlan
 from folkmoot.privacy.training import schedule
-from folkmoot.trees.options import check as check_histograms
 from folkmoot.statistics.noise import share_of
 from folkmoot.statistics.questions import check_questions
+from folkmoot.trees.options import check as check_histograms
 from pipelines.plans import linear, statistics, trees
 from pipelines.plans.stages import final, prepare
 
@@ -72,7 +72,14 @@ def _fit(params: Params, contract: Contract) -> None:
     check_histograms(contract, params)
     if params.privacy.clipping == "record":
         schedule(params, contract)  # refuses what noise would drown, before anything is spent
-    if params.privacy.mechanism == "diffprivlib" and contract.task == "multiclass":
+    if params.model.chosen.strategy == "local_forests" and contract.task == "regression":
+        raise ConfigError(
+            "config.invalid",
+            "model.trees.strategy local_forests votes about classes, and the label is a number.",
+            "Use strategy private_trees, or model.kind linear with strategy private.",
+        )
+    linear_dp = params.model.kind == "linear" and params.privacy.mechanism == "diffprivlib"
+    if linear_dp and contract.task == "multiclass":
         raise ConfigError(
             "config.invalid",
             "privacy.mechanism diffprivlib trains binary and regression models only.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from folkmoot.params import Params
+from folkmoot.params.private_trees import PRIVATE
 from folkmoot.plan import Step
 from pipelines.plans.stages import one_round
 
@@ -19,6 +20,12 @@ def rounds(params: Params) -> Iterable[Step]:
             yield from one_round(
                 params, round, "site.train_histograms", members, params.federation.required
             )
+        return
+    if params.model.trees.strategy in PRIVATE:
+        local = params.model.trees.strategy == "local_forests"
+        body = "site.train_forest" if local else "site.train_private"
+        for round in range(1, params.model.trees.rounds + 1):
+            yield from one_round(params, round, body, members, params.federation.required)
         return
     for round in range(1, params.model.trees.rounds + 1):
         if params.model.trees.strategy == "cyclic":

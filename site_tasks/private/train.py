@@ -13,7 +13,7 @@ from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.bins import Layout
 from folkmoot.privacy.training import Release, Schedule, charges, clip_of, row_norm, schedule
 from folkmoot.wire import Artefact
-from site_tasks.evaluate import load_model
+from site_tasks.evaluate import check_shape, load_model
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
 from site_tasks.private.histograms import histogram_sum
@@ -52,7 +52,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     demand_accounted(prepared, wanted, context, home)
 
     def make() -> dict[str, ClippedSum]:
-        values = _sum(planned, wanted, prepared, model, context, home.name)
+        values = _sum(planned, wanted, step.round, prepared, model, context, home)
         return {"update": ClippedSum(values, wanted, planned.share)}
 
     return [
@@ -72,12 +72,21 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
 def _sum(
     planned: Schedule,
     wanted: Release,
+    round: int,
     prepared: Prepared,
     model: Artefact,
     context: RunContext,
-    site: str,
+    home: SiteHome,
 ) -> Integers:
-    contract = context.contract
+    contract, site = context.contract, home.name
+    if context.params.model.kind == "trees":
+        from site_tasks.private.trees import as_linear_rows, tree_sum
+
+        if planned.method == "leaves":
+            return tree_sum(wanted, round, prepared, model, context, home)
+        prepared = as_linear_rows(prepared, context)
+        if round > 1:
+            check_shape(model, prepared, context)
     if wanted.kind == "histogram":
         return histogram_sum(prepared, Layout.of(contract, context.params.anonymisation))
     centre = None

@@ -36,6 +36,9 @@ _MODULES = {
     "bagging": "trees",
     "cyclic": "trees",
     "summed_histograms": "histograms",
+    "private_trees": "private_trees",
+    "private_additive": "private_additive",
+    "local_forests": "trees",
 }
 
 

@@ -29,7 +29,7 @@ from pipelines.coordinator.aggregate.linear import relative_change
 from pipelines.coordinator.aggregate.private_moments import adassp, symmetric
 from pipelines.coordinator.central_noise import central_noise
 
-__all__ = ["aggregate"]
+__all__ = ["aggregate", "deviation_of", "total_of"]
 
 Floats = NDArray[np.float64]
 Result = tuple[dict[str, Any], dict[str, Any]]
@@ -69,7 +69,7 @@ def aggregate(
     planned = schedule(context.params, context.contract)
     release = planned.of(round)
     sites = sum(len(update.sites) for update in ordered)
-    deviation = _deviation(planned, release, sites, context)
+    deviation = deviation_of(planned, release, sites, context)
     if release.kind == "histogram":
         arrays = _designed(previous, ordered, release, deviation, context, round)
     elif release.kind == "gram":
@@ -87,7 +87,7 @@ def aggregate(
     return arrays, meta
 
 
-def _deviation(planned: Schedule, release: Release, sites: int, context: RunContext) -> float:
+def deviation_of(planned: Schedule, release: Release, sites: int, context: RunContext) -> float:
     """Standard deviation of the noise in the sum that was received, in units of the data."""
     one = release.noise_multiplier * release.sensitivity
     if context.params.privacy.noise == "coordinator":
@@ -95,7 +95,7 @@ def _deviation(planned: Schedule, release: Release, sites: int, context: RunCont
     return one * planned.share * float(np.sqrt(sites))
 
 
-def _total(
+def total_of(
     ordered: Sequence[ReleasedUpdate],
     release: Release,
     size: int,
@@ -127,7 +127,7 @@ def _designed(
 ) -> dict[str, Any]:
     """Scaling, winsorising bounds and bins from noised histograms."""
     layout = Layout.of(context.contract, context.params.anonymisation)
-    counts = _total(ordered, release, layout.size, context, round)
+    counts = total_of(ordered, release, layout.size, context, round)
     mean, spread, lower, upper = moments_of(layout, counts, TAIL)
     number = np.array([edges is not None for edges in layout.edges])
     range_ = layout.upper - layout.lower
@@ -167,7 +167,7 @@ def _curved(
     """The inverse of the noised Hessian; for regression the model itself."""
     design = Design.of(previous.arrays)
     width = design.width + 1 + (planned.method == "moments")
-    gram = symmetric(_total(ordered, release, width * (width + 1) // 2, context, round), width)
+    gram = symmetric(total_of(ordered, release, width * (width + 1) // 2, context, round), width)
     kept = {k: v for k, v in previous.arrays.items() if not k.startswith("state.")}
     if planned.method == "moments":
         w = adassp(gram, deviation, context.params.model.linear.l2)
@@ -192,7 +192,7 @@ def _stepped(
 ) -> dict[str, Any]:
     """One step from a noised gradient; in the last round the mean of the last iterates."""
     w = parameters(previous)
-    found = _total(ordered, release, w.size + bool(release.counted), context, round)
+    found = total_of(ordered, release, w.size + bool(release.counted), context, round)
     gradient, clip = found[: w.size].reshape(w.shape), 0.0
     if release.counted:
         clip = clip_of(previous, release)

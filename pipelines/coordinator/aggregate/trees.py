@@ -4,6 +4,8 @@
     Every site grew trees on the same global model.  With ``leaf_weighting: rows`` a site's leaves
     count by its share of the training rows, so that a round is one averaged boosting step; with
     ``sum`` they are added as they are, which multiplies the step by the number of sites.
+``local_forests``
+    Every site's private forest votes; sites count alike.
 ``cyclic``
     One site grew trees in this round; they are added as they are.
 
@@ -103,7 +105,9 @@ def aggregate(
     settings = context.params.model.trees
     space = TreeSpace.of(context.contract, context.params)
     count = settings.trees_per_round * outputs(previous.meta)
-    averaged = settings.strategy == "bagging" and settings.leaf_weighting == "rows"
+    averaged = (
+        settings.strategy in {"bagging", "local_forests"} and settings.leaf_weighting == "rows"
+    )
     total = sum(u.parts["update"].weight for u in updates if "update" in u.parts)
     merged: list[Tree] = []
     for update in updates:

@@ -198,7 +198,7 @@ def test_a_site_that_sends_another_sum_is_named(workspace_of: Callable[..., Path
     """The coordinator holds shapes and receipts against the schedule."""
     from folkmoot.errors import ProtocolError
     from folkmoot.updates import RELEASED_DOOR, ReleasedUpdate
-    from pipelines.coordinator.aggregate.private_rounds import _total
+    from pipelines.coordinator.aggregate.private_rounds import total_of
 
     params = settings()
     release = schedule(params, _contract(params)).of(2)
@@ -212,7 +212,7 @@ def test_a_site_that_sends_another_sum_is_named(workspace_of: Callable[..., Path
             RELEASED_DOOR, {"site": "site-b"}, {"update": LinearUpdate(arrays, 1.0)}, ""
         )
         with pytest.raises(ProtocolError) as caught:
-            _total([update], release, 4, None, 2)  # type: ignore[arg-type]
+            total_of([update], release, 4, None, 2)  # type: ignore[arg-type]
         assert caught.value.site == "site-b"
 
 

@@ -1,0 +1,118 @@
+"""Figures and tables of private tree models, from the published model alone: no data, no screen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from folkmoot.plan import RunContext
+from folkmoot.wire import Artefact
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from folkmoot.trees.export import Shape
+
+__all__ = ["figures", "tables"]
+
+#: Made-up rows that contributions are averaged over.
+ROWS = 2000
+#: Most features and categories that are drawn.
+_MOST, _NAMES = 24, 16
+
+
+def figures(model: Artefact, context: RunContext) -> dict[str, Figure]:
+    """``plots/shapes.png`` and ``plots/importance.png`` where the model allows them."""
+    from folkmoot.trees.export import importance, shapes
+
+    drawn: dict[str, Figure] = {}
+    if model.meta.get("kind") != "trees" or "gain" not in model.arrays:
+        return drawn
+    shares = importance(model)
+    order = sorted(shares, key=lambda name: (-shares[name], name))[:_MOST]
+    drawn["plots/importance.png"] = _bars({name: shares[name] for name in order})
+    by_name = {shape.feature: shape for shape in shapes(model, context.contract, context.params)}
+    chosen = [by_name[name] for name in order if name in by_name]
+    if chosen:
+        drawn["plots/shapes.png"] = _shapes(chosen, context)
+    return drawn
+
+
+def tables(model: Artefact, context: RunContext) -> dict[str, str]:
+    """``importance.json`` and ``contributions.json`` (SHAP on synthetic rows), as text."""
+    from folkmoot.trees.export import contributions, importance
+
+    if model.meta.get("kind") != "trees" or "gain" not in model.arrays:
+        return {}
+    found: dict[str, Mapping[str, Any]] = {
+        "importance.json": {
+            "what": "share of the gain, from released (noised) sums alone",
+            "importance": importance(model),
+        },
+        "contributions.json": {
+            "what": "mean size of SHAP contributions to the margin on synthetic rows, uniform on the "
+            "contract's bounds and categories; nominal covers as background",
+            "rows": ROWS,
+            "contributions": contributions(model, context.contract, context.params, ROWS),
+        },
+    }
+    return {name: json.dumps(values, indent=1, sort_keys=True) for name, values in found.items()}
+
+
+def _canvas(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # without pyplot: no global state, no screen
+    return figure
+
+
+def _bars(shares: Mapping[str, float]) -> Figure:
+    figure = _canvas(7.0, 1.2 + 0.3 * len(shares))
+    axes = figure.add_subplot()
+    drawn = axes.barh(list(shares), list(shares.values()), color="tab:blue")
+    axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize="small")
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the gain, from released sums")
+    axes.set_title("Importance of features")
+    return figure
+
+
+def _shapes(chosen: Sequence[Shape], context: RunContext) -> Figure:
+    columns = min(3, len(chosen))
+    lines = -(-len(chosen) // columns)
+    figure = _canvas(4.0 * columns, 2.8 * lines)
+    classes = list(context.contract.classes)
+    labels = classes if context.contract.task == "multiclass" else [""]
+    for number, shape in enumerate(chosen):
+        axes = figure.add_subplot(lines, columns, number + 1)
+        for k, label in enumerate(labels):
+            _one(axes, shape, k, label)
+        axes.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
+        axes.set_title(shape.feature, fontsize="medium")
+        axes.tick_params(labelsize="small")
+        if number == 0 and len(labels) > 1:
+            axes.legend(fontsize="small")
+    figure.supylabel("adds to the margin (band: two deviations of the noise)", fontsize="medium")
+    return figure
+
+
+def _one(axes: Any, shape: Shape, k: int, label: str) -> None:
+    curve, band = shape.curve[:, k], 2 * shape.band[:, k]
+    if isinstance(shape.at, tuple):
+        order = sorted(range(len(curve)), key=lambda i: -abs(curve[i]))[:_NAMES]
+        order = sorted(order, key=lambda i: curve[i])
+        names = [shape.at[i][:18] for i in order]
+        axes.errorbar(
+            curve[order], range(len(order)), xerr=band[order], fmt="o", markersize=3, label=label
+        )
+        axes.set_yticks(range(len(order)), names, fontsize="x-small")
+        return
+    drawn = axes.step(shape.at, curve, where="post", linewidth=1.5, label=label)
+    colour = drawn[0].get_color()
+    axes.fill_between(shape.at, curve - band, curve + band, step="post", alpha=0.25, color=colour)
+    if len(shape.at) > 80:  # a wide range, whose edges grow geometrically
+        axes.set_xscale("symlog", linthresh=max(float(shape.at[1] - shape.at[0]), 1e-9))
