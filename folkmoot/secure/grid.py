@@ -38,6 +38,9 @@ Rounding = Literal["stochastic", "truncate", "nearest"]
 _BLOCK = 1 << 15
 #: Finer steps than this have no use for float64 values of ordinary size, and would be subnormal.
 _FINEST = 256
+#: Bits of chance in a stochastic rounding, and the size of numbers up to which they fit beside them.
+_CHANCE = 16
+_ROOM = 2.0 ** (62 - _CHANCE)
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class Grid:
         values : ndarray of float64 or float32, any shape
             Weighted values.
         rounding : {"stochastic", "truncate", "nearest"}
-            ``stochastic``: to one of the two neighbours, unbiased; not under differential privacy,
+            ``stochastic``: to one of the two neighbours, unbiased to 2^-16 steps; not under differential privacy,
             as it can move a record's share away from zero.  ``truncate``: towards zero, so that no
             norm grows.
         seed : bytes, 16 or more
@@ -211,6 +214,14 @@ class Grid:
                 if outside == "refuse":
                     raise _range("holds numbers beyond the limit that its sum was proven for")
                 block = np.clip(block, -self.limit, self.limit)
+            if random is not None and largest * factor < _ROOM:
+                # floor(x + u) with 16 bits of u below the point, in whole numbers.
+                y = out[start : start + block.size]
+                np.multiply(block, factor * 2.0**_CHANCE, out=x)
+                np.copyto(y, x, casting="unsafe")
+                np.add(y, random(block.size), out=y)
+                np.right_shift(y, _CHANCE, out=y)
+                continue
             np.multiply(block, factor, out=x)
             if rounding == "truncate":
                 np.trunc(x, out=x)
@@ -219,7 +230,7 @@ class Grid:
             elif random is not None:
                 low = np.floor(x)
                 np.subtract(x, low, out=x)  # exact
-                np.add(low, random(block.size) < x, out=x)
+                np.add(low, random(block.size) * 2.0**-_CHANCE < x, out=x)
             out[start : start + block.size] = x
         return out.reshape(np.shape(values))
 
@@ -294,15 +305,15 @@ class Grid:
 
 
 def _uniform(seed: bytes | None) -> Any:
-    """Uniform numbers in [0, 1) of 2^-32, from AES-CTR under the first 16 bytes of ``seed``."""
+    """Uniform numbers of 16 bits, from AES-CTR under the first 16 bytes of ``seed``."""
     if seed is None or len(seed) < 16:
         raise ValueError("stochastic rounding needs a seed of at least 16 bytes")
     stream = Cipher(AES(seed[:16]), CTR(bytes(16))).encryptor()
-    zeros, bits = bytes(4 * _BLOCK), np.empty(_BLOCK, np.uint32)
+    zeros, bits = bytes(2 * _BLOCK), np.empty(_BLOCK, np.uint16)
 
-    def draw(n: int) -> Floats:
-        stream.update_into(memoryview(zeros)[: 4 * n], bits[:n].view(np.uint8).data)
-        return np.multiply(bits[:n], 2.0**-32, dtype=np.float64)
+    def draw(n: int) -> NDArray[np.uint16]:
+        stream.update_into(memoryview(zeros)[: 2 * n], bits[:n].view(np.uint8).data)
+        return bits[:n]
 
     return draw
 
