@@ -1,7 +1,8 @@
 """diffprivlib at one site: its estimators and statistics, charged to the site's own ledger.
 
-For a steward who studies the site's own rows and wants to pass a result on.  Nothing is published
-here: what is returned stays with the caller.  :class:`LedgerAccountant` is a diffprivlib
+For a steward who studies the site's own rows and wants to pass a result on
+(:mod:`site_tasks.local_analysis`, ``folkmoot local``).  Nothing is published here: what is returned
+stays with the caller.  :class:`LedgerAccountant` is a diffprivlib
 ``BudgetAccountant`` that reserves in the ledger *before* noise is drawn and commits when the library
 says that it spent; a fit that fails in between stays charged.  The library's own composition is not
 used: the ledger's accountant is tighter, and holds over the lifetime of the rows.
@@ -31,7 +32,7 @@ from site_tasks.prepared import Prepared
 from site_tasks.release import open_ledger
 from site_tasks.train_local_dp import no_leak
 
-__all__ = ["ESTIMATORS", "STATISTICS", "LedgerAccountant", "fit", "statistic"]
+__all__ = ["ESTIMATORS", "OPTIONS", "STATISTICS", "LedgerAccountant", "fit", "statistic"]
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +47,18 @@ ESTIMATORS = (
 )
 #: Functions of diffprivlib.tools that :func:`statistic` computes.
 STATISTICS = ("histogram", "mean", "quantile")
+#: Options of each, with the values that they take; bounds, norms and classes are the contract's.
+OPTIONS: dict[str, dict[str, tuple[type, float, float]]] = {
+    "GaussianNB": {},
+    "LinearRegression": {"l2": (float, 0.0, math.inf)},
+    "LogisticRegression": {"l2": (float, 0.0, math.inf)},
+    "PCA": {"n_components": (int, 1, math.inf)},
+    "RandomForestClassifier": {"n_estimators": (int, 1, 1000), "max_depth": (int, 1, 15)},
+    "StandardScaler": {},
+    "histogram": {"bins": (int, 1, 100_000)},
+    "mean": {},
+    "quantile": {"quant": (float, 0.0, 1.0)},
+}
 REQUESTER = "steward"
 
 
@@ -124,7 +137,8 @@ class LedgerAccountant(BudgetAccountant):  # type: ignore[misc]  # diffprivlib h
             )
         self._open.remove(found)
         subject, attempt, event = found
-        receipt = {"mechanism": "diffprivlib", "events": {"result": event.to_dict()}}
+        events = {"result": event.to_dict()}
+        receipt = {"mechanism": "diffprivlib", "events": events, "unaccounted": {}}
         digest = hashlib.sha256(subject.release_id.encode()).hexdigest()
         open_ledger(self._home).commit(subject, digest, attempt=attempt, receipt=receipt)
         return self
@@ -153,8 +167,7 @@ def fit(
     accountant : LedgerAccountant
         Of the site.
     **options
-        Further parameters of the estimator (``n_estimators``, ``n_components`` …); never bounds,
-        norms, classes, epsilon, accountant or a random state.
+        Those of :data:`OPTIONS`; never bounds, norms, classes or a random state.
 
     Returns
     -------
@@ -176,13 +189,15 @@ def fit(
     fits = name in ESTIMATORS and (
         name in {"PCA", "StandardScaler"} or (name == "LinearRegression") == (task == "regression")
     )
-    own = {"bounds", "classes", "data_norm", "epsilon", "accountant", "random_state", "centered"}
-    if not fits or own & options.keys():
+    if not fits:
         raise ConfigError(
             "config.invalid",
-            f"{name} with these options cannot be trained for task {task}.",
-            f"Choose of {', '.join(ESTIMATORS)} what fits the task, and leave bounds to the contract.",
+            f"{name} cannot be trained for task {task}.",
+            f"Choose of {', '.join(ESTIMATORS)} what fits the task.",
         )
+    _demand(name, epsilon, options)
+    if int(options.get("n_components", 1)) > len(prepared.features):
+        raise _no_option(name, "n_components")
     x, lower, upper = _rows(prepared)
     labels = np.asarray(prepared.labels("train"))
     if name in {"LogisticRegression", "LinearRegression"}:
@@ -246,18 +261,10 @@ def statistic(
             f"There is no statistic {name} of a feature {feature}.",
             f"Choose of {', '.join(STATISTICS)} and of the encoded features.",
         )
-    allowed = {"histogram": {"bins"}, "quantile": {"quant"}, "mean": set()}[name]
+    _demand(name, epsilon, options)
+    if name == "quantile" and "quant" not in options:
+        raise _no_option(name, "quant")
     bins = options.get("bins", 10)
-    if (
-        options.keys() - allowed
-        or not isinstance(bins, int)
-        or (name == "quantile") > ("quant" in options)
-    ):
-        raise ConfigError(
-            "config.invalid",
-            f"These options do not fit the statistic {name}.",
-            "A quantile takes quant, a histogram a whole number of bins.",
-        )
     from diffprivlib import tools
 
     x, lower, upper = _rows(prepared)
@@ -272,6 +279,35 @@ def statistic(
         return float(
             function(x[:, j], epsilon=epsilon, bounds=bounds, accountant=accountant, **options)
         )
+
+
+def _demand(name: str, epsilon: float, options: dict[str, Any]) -> None:
+    """Nothing is reserved for what could not be carried out."""
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise PrivacyError(
+            "privacy.mechanism",
+            "A local analysis needs a positive, finite epsilon.",
+            "Choose one, such as 0.1 for a statistic or 1 for a model.",
+        )
+    for option, value in options.items():
+        kind, least, most = OPTIONS[name].get(option, (None, 0.0, 0.0))
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if kind is None or not number or (kind is int and not isinstance(value, int)):
+            raise _no_option(name, option)
+        if not least <= value <= most or value == math.inf:
+            raise _no_option(name, option)
+
+
+def _no_option(name: str, option: str) -> ConfigError:
+    known = ", ".join(
+        f"{known} ({kind.__name__}, {least:g} to {most:g})"
+        for known, (kind, least, most) in OPTIONS[name].items()
+    )
+    return ConfigError(
+        "config.invalid",
+        f"{name} does not take this value of the option {option}, or takes no such option.",
+        f"Options of {name}: {known or 'none'}. Bounds and classes are the contract's.",
+    )
 
 
 def _rows(prepared: Prepared) -> tuple[Floats, Floats, Floats]:
@@ -296,11 +332,7 @@ def _linear(
 
     half = np.where(upper > lower, (upper - lower) / 2, 1.0)
     scaled, bound = (x - (lower + upper) / 2) / half, np.ones(len(half))
-    l2 = float(options.pop("l2", 1.0))
-    if options:
-        raise ConfigError(
-            "config.invalid", f"{name} takes the option l2 alone.", "Leave the other options out."
-        )
+    l2 = float(options.get("l2", 1.0))
     if name == "LinearRegression":
         low, high = contract.label.bounds or (-1.0, 1.0)
         y = np.clip((labels - (low + high) / 2) / ((high - low) / 2), -1.0, 1.0)

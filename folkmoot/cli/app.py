@@ -13,6 +13,7 @@ from folkmoot.cli import (
     doctor,
     ledger,
     lineage,
+    local,
     params,
     plan,
     remote,
@@ -60,6 +61,7 @@ app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(roster.app, name="roster")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(local.app, name="local")
 app.add_typer(statistics.app, name="statistics")
 app.add_typer(params.app, name="params")
 app.add_typer(plan.app, name="plan")

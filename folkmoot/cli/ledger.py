@@ -274,5 +274,5 @@ def _by_run(entries: Iterable[Entry]) -> list[dict[str, Any]]:
             run["releases"] += 1
             run["unfinished"] -= 1 if entry.attempt else 0
             run["mechanism"] = content["receipt"]["mechanism"]
-            run["unaccounted"] += bool(content["receipt"]["unaccounted"])
+            run["unaccounted"] += bool(content["receipt"].get("unaccounted"))
     return list(runs.values())
