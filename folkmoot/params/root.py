@@ -178,10 +178,10 @@ class Params(Section):
                 "set it to none, or model.trees.strategy to summed_histograms, private_trees or "
                 "private_additive"
             )
-        if self.model.kind == "linear" and self.model.linear.strategy in {"scaffold", "local_dp"}:
+        if self.model.kind == "linear" and self.model.linear.strategy == "local_dp":
             raise ValueError(
-                "aggregation.protection masks knows sums alone: scaffold weighs single sites' control "
-                "variates, local_dp publishes single models; choose another model.linear.strategy"
+                "aggregation.protection masks knows sums alone, and local_dp publishes single models: "
+                "choose another model.linear.strategy"
             )
         if aggregation.protection == "ckks" and (
             self.model.kind != "linear" or self.anonymisation.recoding == "agreed"

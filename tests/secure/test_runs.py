@@ -17,7 +17,7 @@ from folkmoot.plan import RunContext, keys
 from folkmoot.secure import recover
 from folkmoot.secure.run import session_of
 from folkmoot.secure.unmask import open_list, survivor_list
-from folkmoot.wire import canonical_json, decode
+from folkmoot.wire import Artefact, canonical_json, decode
 from pipelines.coordinator.open_round import open_run
 from pipelines.hosts import embedded
 from pipelines.hosts.execute import execute
@@ -118,7 +118,7 @@ def announced(uploaded: dict[str, Path], tmp_path: Path) -> Trial:
     return _copy(uploaded["announced"], tmp_path / "trial")
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "newton"])
+@pytest.mark.parametrize("strategy", ["scaffold", "newton"])
 def test_a_masked_run_equals_the_run_without_masks_bit_for_bit(
     strategy: str, workspace_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +173,39 @@ def test_a_site_lost_before_the_upload_is_left_out(trial: Trial) -> None:
     assert set(record["participants"].values()) == {None}
 
 
+def test_scaffold_under_masks_knows_who_was_missing(trial: Trial) -> None:
+    """The shared variate moves by the contributors' share of the weight, from sums alone."""
+    from folkmoot.updates import RELEASED_DOOR, LinearUpdate, ReleasedUpdate, SummedUpdate
+    from pipelines.coordinator.aggregate import scaffold
+
+    shape, rng = (1, 5), np.random.default_rng(0)
+    weights = {"a": 100.0, "b": 50.0, "c": 250.0}
+    parts = {
+        s: LinearUpdate({n: rng.normal(size=shape) for n in ("delta", "control")}, w)
+        for s, w in weights.items()
+    }
+    arrays = {"coef": np.zeros((1, 4)), "intercept": np.zeros(1), "mean": np.zeros(4)}
+    arrays |= {"scale": np.ones(4), "state.control": np.ones(shape)}
+    models = [
+        Artefact("model", {"weights": known}, arrays)
+        for known in (weights, {"*": sum(weights.values())})
+    ]
+    here = ["a", "c"]
+    single = [ReleasedUpdate(RELEASED_DOOR, {"site": s}, {"update": parts[s]}, "") for s in here]
+    mean = {
+        name: sum(weights[s] * parts[s].arrays[name] for s in here) / 350.0
+        for name in ("delta", "control")
+    }
+    total = SummedUpdate(
+        RELEASED_DOOR, {"site": "*", "sites": here}, {"update": LinearUpdate(mean, 350.0)}, ""
+    )
+    plain, _ = scaffold.aggregate(models[0], single, trial.context, 1)
+    masked, meta = scaffold.aggregate(models[1], [total], trial.context, 1)
+    for name, array in plain.items():
+        np.testing.assert_allclose(masked[name], array, rtol=1e-12, atol=1e-15)
+    assert meta["weights"] == {"*": 400.0}
+
+
 def test_a_site_lost_between_upload_and_answer_stays_in_the_sum(trial: Trial) -> None:
     before = {s: trial.path(keys.update(1, s)).read_bytes() for s in SITES}
     for step in trial.plan.stage("round-001/"):
@@ -221,7 +254,7 @@ def test_statistics_of_two_runs_that_differ_by_one_site(trial: Trial) -> None:
 
 def test_a_round_asked_for_again_with_another_model(trial: Trial) -> None:
     model = decode(trial.path(keys.model(0)).read_bytes(), kind="model")
-    from folkmoot.wire import Artefact, encode
+    from folkmoot.wire import encode
 
     arrays = {**model.arrays, "coef": np.ones_like(model.arrays["coef"])}
     other = encode(Artefact("model", model.meta, arrays))
@@ -311,7 +344,6 @@ def test_a_site_may_insist_on_masks(workspace_of: Callable[..., Path]) -> None:
     "values",
     [
         {"model": {"kind": "trees"}},
-        {"model": {"linear": {"strategy": "scaffold"}}},
         {"aggregation": {"protection": "masks", "threshold": 2}},
         {"aggregation": {"protection": "masks", "threshold": 6}},
         {"aggregation": {"protection": "masks", "colluding": 0.1}},

@@ -202,7 +202,7 @@ def array_of(update: ReleasedUpdate, part: str, name: str, shape: tuple[int, ...
 
 def _rows(update: ReleasedUpdate, *, uniform: bool) -> float:
     if uniform:
-        return 1.0
+        return float(len(update.sites))
     name = "weight" if "weight" in getattr(update.parts.get("statistics"), "arrays", {}) else "rows"
     return float(array_of(update, "statistics", name, ()))
 

@@ -5,7 +5,8 @@ With ``p`` a site's share of the weight of all member sites and S those that too
     w = w + server_learning_rate · weighted mean over S of delta
     c = c + sum over S of p · change of the site's control variate
 
-which for uniform weights is the paper's ``c + |S|/N · mean``.
+which for uniform weights is the paper's ``c + |S|/N · mean``.  Under masks the weights of all members
+together come from the summed statistics, those of S from the summed updates.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
-from folkmoot.updates import ReleasedUpdate
+from folkmoot.updates import ReleasedUpdate, SummedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
 from pipelines.coordinator.aggregate.linear import array_of, change_of, pack
@@ -36,12 +37,19 @@ def aggregate(
     """
     ordered = in_order(updates)
     before = parameters(previous)
-    weights = {u.site: u.parts["update"].weight for u in ordered} | dict(previous.meta["weights"])
-    total = sum(weights[site] for site in sorted(weights))
+    weights = dict(previous.meta["weights"])
     control = previous.arrays["state.control"].copy()
+    if isinstance(ordered[0], SummedUpdate):
+        # The weighted mean over S times S's share of the weight: the same sum, of one term.
+        summed = ordered[0].parts["update"].weight
+        total = max(sum(weights[site] for site in sorted(weights)), summed)
+        shares = {ordered[0].site: summed / total}
+    else:
+        weights = {u.site: u.parts["update"].weight for u in ordered} | weights
+        total = sum(weights[site] for site in sorted(weights))
+        shares = {u.site: weights[u.site] / total for u in ordered}
     for update in ordered:
-        share = weights[update.site] / total
-        control += share * array_of(update, "update", "control", before.shape)
+        control += shares[update.site] * array_of(update, "update", "control", before.shape)
     rate = context.params.model.linear.server_learning_rate or 1.0
     delta, standing = change_of(ordered, before.shape, previous, context)
     after = before + rate * delta
