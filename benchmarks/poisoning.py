@@ -3,7 +3,8 @@
 A fifth of the sites is hostile, rushing and omniscient (``pipelines.audit.attacks``).  FedAvg runs
 over the real exchange; the table holds the final model's AUC on the *honest* sites' held-out rows,
 and the backdoor's success: the share of negative rows that the trigger turns positive although
-the unattacked model of the same defence, shown the trigger, calls them negative.
+the unattacked model of the same defence, shown the trigger, calls them negative, and so does the model
+of the honest sites alone, which is what a perfect defence would give.
 
 ``python -m benchmarks.poisoning --all`` prints the whole table; without it one setting of each dataset.
 """
@@ -24,6 +25,7 @@ import numpy as np
 
 from benchmarks.report import row
 from folkmoot import metrics
+from folkmoot.errors import RoundError
 from folkmoot.models.linear import parameters
 from folkmoot.params import Params, parse_params
 from folkmoot.wire import decode
@@ -81,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{'':18}" + "".join(f"{name:>15}" for name in ["(nobody)", *ATTACKS]) + "\n"
             )
             for name in chosen.defences:
+                setting.alone(DEFENCES[name])
                 line = f"{name:18}"
                 for attack in [None, *ATTACKS]:
                     auc, success = setting.run(attack, DEFENCES[name])
@@ -123,6 +126,7 @@ class _Setting:
         self.names = [f"site-{i:02d}" for i in range(1, sites + 1)]
         self.bad = self.names[-(sites // 5) :]
         self._clean: Any = None
+        self._alone: Any = None
         #: Sites that take part: one that was dealt a single class does not.
         self._present: list[str] = self.names
 
@@ -131,7 +135,15 @@ class _Setting:
         params = self._params(defence)
         with hostile(self.bad, attack) if attack else nullcontext():
             result = run_embedded(params, workspace=self.folder)
-        return self._judge(params, result, clean=attack is None)
+        return self._judge(params, result, attack)
+
+    def alone(self, defence: dict[str, Any]) -> None:
+        """Remember what the model of the honest sites makes of the trigger."""
+        ATTACKS["absent"] = _absent
+        try:
+            self.run("absent", defence)
+        finally:
+            del ATTACKS["absent"]
 
     def _params(self, defence: dict[str, Any]) -> Params:
         settings: dict[str, Any] = {"hostile": len(self.bad), **defence} if defence else {}
@@ -164,15 +176,19 @@ class _Setting:
             }
         )
 
-    def _judge(self, params: Params, result: dict[str, Any], *, clean: bool) -> tuple[float, float]:
+    def _judge(
+        self, params: Params, result: dict[str, Any], attack: str | None
+    ) -> tuple[float, float]:
         context = open_context(
             result["run"], "poisoning", store_of(params, self.folder), self.folder
         )
         model = decode(context.store.get(context.key(result["model"])), kind="model")
         w = parameters(model)[0]
         xs, ys = [], []
-        self._present = sorted(result["datasets"])
-        for site in self._present:
+        present = sorted(result["datasets"])
+        if attack is None:
+            self._present = present
+        for site in present:
             if site in self.bad:
                 continue
             prepared = load_prepared(context, SiteHome.find(site, self.folder))
@@ -183,11 +199,20 @@ class _Setting:
         scores = _probability(x, w)
         auc = metrics.metrics("binary", metrics.count("binary", y, scores, 2))["auc"]
         marked = _probability(with_trigger(x[y == 0]), w) > 0.5
-        if clean:
-            self._clean = marked
-        # Features that the trigger uses mean something by themselves: what the unattacked model,
+        # Features that the trigger uses mean something by themselves: what a model without attack,
         # shown the trigger, calls positive is no success of the attacker's.
-        return float(auc), float(marked[~self._clean].mean())
+        if attack == "absent":
+            self._alone = marked
+            return float(auc), 0.0
+        if attack is None:
+            self._clean = marked
+        expected = self._clean if self._alone is None else self._clean | self._alone
+        return float(auc), float(marked[~expected].mean())
+
+
+def _absent(view: Any) -> Any:
+    """A hostile site that does not take part."""
+    raise RoundError("round.site-failed", "The site stays away.", "Nothing is to be done.")
 
 
 def _probability(x: Any, w: Any) -> Any:
