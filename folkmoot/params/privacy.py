@@ -64,8 +64,14 @@ class Privacy(Section):
         if self.clipping == "record":
             self._record()
             return self
-        if self.noise != "site" or self.evaluation == "noised" or self.method != "auto":
-            raise ValueError("noise, method and evaluation noised belong to clipping record")
+        if self.evaluation == "noised":
+            raise ValueError(
+                "evaluation noised needs clipping record, whose schedule pays for it: a plan with "
+                "clipping site or mechanism diffprivlib spends its epsilon on training alone; set "
+                "evaluation none and measure the model at each site, or clipping record"
+            )
+        if self.noise != "site" or self.method != "auto":
+            raise ValueError("noise and method belong to clipping record")
         if self.adaptive_clip is not None:
             raise ValueError("adaptive_clip belongs to clipping record")
         if self.private and self.evaluation == "exact" and not self.seeded:
