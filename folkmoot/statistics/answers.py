@@ -185,7 +185,7 @@ class _Teller:
             # Every value was rounded by half a step at most.
             "rounding": float(half / 2 ** (self.exponents["moments.sum"] + 1)),
         }
-        noise = self.deviations["moments.sum"]
+        noise = self.deviations.get("moments.sum", 0.0)
         if noise:
             out["noise"] = {
                 "count": self.deviations["moments.count"],

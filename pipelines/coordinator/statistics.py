@@ -26,7 +26,7 @@ from folkmoot.statistics.questions import numeric, parts_of, start
 from folkmoot.statistics.shared import AREA_BITS, bin_edges, figures
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact, canonical_json, decode, encode
-from pipelines.coordinator import anchors, lock
+from pipelines.coordinator import anchors, lock, orders
 from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.collect import Collected, collect
 from pipelines.coordinator.fits import check_answers
@@ -61,7 +61,7 @@ def relay(step: Step, context: RunContext) -> list[ArtifactRef]:
         "round": step.round,
         "sites": {update.site: update.digest for update in collected.updates},
     }
-    return [context.store.put(context.key(step.outputs[0]), canonical_json(listed))]
+    return [orders.publish(context, step.outputs[0], canonical_json(listed))]
 
 
 def tally(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -78,8 +78,8 @@ def tally(step: Step, context: RunContext) -> list[ArtifactRef]:
     stop = None
     if kind == "sum" and (after == intervals).all():
         stop = "resolved"
-    meta = {"parents": {u.site: u.digest for u in collected.updates}}
-    state = _state(context, round, after, meta)
+    # Without digests of releases, which hold fresh randomness: the same on every host.
+    state = _state(context, round, after, {})
     previous = load_json(context, keys.record(round - 1)) if round > 1 else None
     record = {
         "round": round,
@@ -87,7 +87,7 @@ def tally(step: Step, context: RunContext) -> list[ArtifactRef]:
         "participants": dict.fromkeys(u.site for u in collected.updates),
         "missing": collected.missing,
         "datasets": {u.site: u.meta["dataset"] for u in collected.updates},
-        "updates": meta["parents"],
+        "updates": {u.site: u.digest for u in collected.updates},
         "model": state.digest,
         "change": None,
         "metrics_round": None,
@@ -97,7 +97,7 @@ def tally(step: Step, context: RunContext) -> list[ArtifactRef]:
         "stop": stop,
         **({"secure": collected.report} if collected.summed else {}),
     }
-    return [state, context.store.put(context.key(keys.record(round)), canonical_json(record))]
+    return [state, orders.publish(context, keys.record(round), canonical_json(record))]
 
 
 def conclude(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -293,7 +293,7 @@ def _state(
         **more,
     }
     data = encode(Artefact("model", meta, {"intervals": intervals}))
-    return context.store.put(context.key(keys.model(round)), data)
+    return orders.publish(context, keys.model(round), data)
 
 
 def _privacy(

@@ -71,13 +71,13 @@ def federated_dag(kind: str) -> DAG | None:
     Parameters
     ----------
     kind : str
-        ``linear`` or ``trees``.
+        ``linear``, ``trees`` or ``statistics``.
 
     Returns
     -------
     DAG or None
-        None where ``params.yaml`` is meant for the other kind and does not fit this one (such as
-        differential privacy with trees).
+        None where ``params.yaml`` is meant for another kind and does not fit this one (such as
+        differential privacy with trees), or asks for no statistics.
 
     Raises
     ------
@@ -88,12 +88,14 @@ def federated_dag(kind: str) -> DAG | None:
         return None
     if site := os.environ.get("FOLKMOOT_SITE"):
         return _at_site(kind, site)
+    if kind == "statistics" and not load_project().params.statistics.ask:
+        return None
     try:
         project = load_project(kind)
         contract = project.contract()
         plan = plan_of(project.params, contract)
     except ConfigError:
-        if load_project().params.model.kind == kind:
+        if kind in {"statistics", load_project().params.model.kind}:
             raise
         return None
     step = {task_id(step): step for step in plan}.get(get_parsing_context().task_id or "")
@@ -105,7 +107,8 @@ def federated_dag(kind: str) -> DAG | None:
         dag_display_name=docs.DISPLAY[kind],
         description=docs.DESCRIPTION[kind],
         doc_md=docs.dag(project.params, contract, plan),
-        schedule=_schedule(project.params) if project.scheduled else None,
+        # Each statistic is a release: they are asked for by hand.
+        schedule=_schedule(project.params) if project.scheduled and kind != "statistics" else None,
         catchup=False,
         max_active_runs=1,
         params=_params(form),
@@ -153,7 +156,8 @@ def _at_site(kind: str, site: str) -> DAG | None:
     ):
         for group in groups:
             stack.enter_context(TaskGroup(group))
-        project = load_project(kind)
+        # A site need not ask for statistics itself to take part in some.
+        project = load_project(None if kind == "statistics" else kind)
         SiteTask(
             task_id=own,
             step="",
@@ -293,9 +297,10 @@ class _Builder:
             name = f"round-{round:03d}"
             with TaskGroup(name, tooltip=f"Round {round} of at most {self.plan.rounds}"):
                 self._add(self.plan.stage(f"{name}/"))
-        with TaskGroup("evaluate", tooltip=docs.EVALUATE):
-            *evaluation, _ = self.plan.stage("final/")
-            self._add(evaluation)
+        *evaluation, _ = self.plan.stage("final/")
+        if evaluation:
+            with TaskGroup("evaluate", tooltip=docs.EVALUATE):
+                self._add(evaluation)
         conclude = self._add([self.plan.step("final/conclude")])
         for each in self.plan:
             for first in self._before(each):
@@ -361,7 +366,7 @@ class _Builder:
             doc_md=docs.REPORT,
         )
         conclude >> report
-        if not params.tracking.enabled:
+        if not params.tracking.enabled or params.statistics.active:
             return
         track = TrackRun(
             task_id="track",

@@ -8,10 +8,15 @@ from folkmoot.plan import COORDINATOR, RoundPlan, Step
 
 __all__ = ["DESCRIPTION", "DISPLAY", "dag", "refresh", "step", "title"]
 
-DISPLAY = {"linear": "Federated linear model", "trees": "Federated trees"}
+DISPLAY = {
+    "linear": "Federated linear model",
+    "trees": "Federated trees",
+    "statistics": "Federated statistics",
+}
 DESCRIPTION = {
     "linear": "Train one linear model over all sites; rows stay where they are.",
     "trees": "Train one XGBoost model over all sites; rows stay where they are.",
+    "statistics": "Count, compare and compute over all sites; rows stay where they are.",
 }
 
 PREPARE = "Version, validate, anonymise and encode the site's rows; quick where nothing changed."
@@ -70,12 +75,29 @@ _BODIES = {
         "lists under `anonymisation.summary` leave, with the statistics."
     ),
     "site.encode": "Encodes rows by the contract's public categories and releases summed statistics.",
+    "site.columns": "Makes arrays of the columns that are asked about; releases a receipt alone.",
+    "site.sums": "Counts the site's rows by public bins and categories, and releases the sums.",
+    "site.blind": (
+        "Hashes the site's people to a curve, blinds them under a fresh scalar for each partner, "
+        "fills every set up to one public size, and releases a sealed box per partner."
+    ),
+    "site.reblind": "Opens the partners' boxes, blinds their points too, publishes sorted digests.",
+    "site.share_counts": "Splits the site's counts into a sealed share for each computing site.",
+    "site.compute": (
+        "Adds up the shares of all sites and computes on them with the other two computing sites "
+        "(MPyC); waits until all three run."
+    ),
+    "coordinator.begin_statistics": "Notes who takes part, and the public bounds to begin with.",
+    "coordinator.relay": "Lists the sites whose boxes are there, with the digest of each.",
+    "coordinator.tally": "Opens what the round summed, compared or computed, and writes its record.",
+    "coordinator.conclude_statistics": "Gathers the answers of all rounds.",
     "site.train_linear": "Computes this round's update, applies privacy, signs and releases it.",
     "site.train_trees": "Grows this round's trees, signs and releases them.",
     "site.train_histograms": (
         "Sums gradients and Hessians by bin for the nodes that the incoming model asks for; several "
         "exchanges make a tree."
     ),
+    "site.train_forest": "Grows diffprivlib's forest on the site's rows and releases its trees, which vote.",
     "site.train_local_dp": "Trains diffprivlib's own estimator and releases the model.",
     "site.train_private": (
         "Sums what the round asks of every record, clipped, and releases the sum under noise."
@@ -117,6 +139,7 @@ _TITLES = {
     "site.train_linear": "Train",
     "site.train_trees": "Train",
     "site.train_histograms": "Train",
+    "site.train_forest": "Train",
     "site.train_local_dp": "Train",
     "site.train_private": "Train",
     "site.verify": "Verify the table of",
@@ -128,6 +151,10 @@ _TITLES = {
     "coordinator.deal": "Deliver the shares",
     "coordinator.survivors": "List who contributed",
     "coordinator.settle": "Settle on levels",
+    "site.sums": "Sums of",
+    "site.share_counts": "Share counts of",
+    "coordinator.begin_statistics": "Begin",
+    "coordinator.conclude_statistics": "Conclude",
 }
 
 
@@ -175,15 +202,18 @@ def dag(params: Params, contract: Contract, plan: RoundPlan) -> str:
             f"records clipped, epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for the run, "
             f"noise {privacy.noise}"
         )
+    made = f"{plan.kind}, {params.model.chosen.strategy}, at most {plan.rounds} rounds"
+    if params.statistics.active:
+        made = f"none: {', '.join(params.statistics.ask)}"
     return f"""### Federation `{plan.federation}`
 
-One model over {len(plan.sites)} sites whose rows stay where they are.
+{DESCRIPTION[plan.kind]}
 
 | | |
 |---|---|
 | sites | {", ".join(f"`{site}`" for site in plan.sites)} |
 | quorum | {params.federation.required} of {len(plan.sites)} |
-| model | {plan.kind}, {params.model.chosen.strategy}, at most {plan.rounds} rounds |
+| model | {made} |
 | contract | `{contract.name}` version {contract.version} ({contract.task}) |
 | privacy | {protection} |
 | deadline of a site's task | {params.federation.deadline_seconds} s |

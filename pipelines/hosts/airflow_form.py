@@ -42,6 +42,8 @@ def fields(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
         By name in the form: dotted key of ``params.yaml``, and arguments of Airflow's ``Param``.
     """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
+    if params.statistics.active:
+        return found  # what is asked decides on the graph
     sections: list[tuple[str, Section, str]] = [
         (f"model.{params.model.kind}", params.model.chosen, "Model"),
         ("data", params.data, "Data"),

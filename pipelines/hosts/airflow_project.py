@@ -101,7 +101,9 @@ def load_project(kind: str | None = None) -> Project:
     """
     file = Path(os.environ.get("FOLKMOOT_PARAMS") or ROOT / "params.yaml")
     root = Path(os.environ.get("FOLKMOOT_ROOT") or file.resolve().parent)
-    params = load_params(file, [] if kind is None else [f"model.kind={kind}"])
+    wanted = {None: [], "statistics": ["statistics.active=true"]}
+    training = [f"model.kind={kind}", "statistics.active=false"]
+    params = load_params(file, wanted.get(kind, training))
     return Project(root, params)
 
 

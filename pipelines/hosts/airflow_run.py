@@ -116,7 +116,7 @@ def run(
         open_run(params, contract, roster, name, store, workspace)
         airflow.wait_ready()
         progress.say(f"Airflow is up: {airflow.url}")
-        dag = f"federated_{params.model.kind}"
+        dag = f"federated_{params.kind}"
         airflow.wait_dag(dag, started)
         _abandon(airflow, dag)
         dag_run = airflow.trigger(dag, {"run": name})
@@ -177,12 +177,12 @@ class _News:
                     self._say(f"{site}: rows validated, anonymised and encoded")
         while (found := record(context, self._told + 1)) is not None:
             self._told += 1
-            self._progress.round(self._told, context.params.model.rounds, found)
+            self._progress.round(self._told, context.params.rounds, found)
             for site, code in found["missing"].items():
                 self._say(f"{site} is left out from round {self._told} on: {code}", site)
             if found["stop"]:
                 self._say(f"Rounds end after round {self._told}: {found['stop']}")
-            self.rounds_over = bool(found["stop"]) or self._told >= context.params.model.rounds
+            self.rounds_over = bool(found["stop"]) or self._told >= context.params.rounds
         return context
 
     def follow(self, tasks: dict[str, dict[str, Any]]) -> None:

@@ -93,7 +93,7 @@ class OpenRun(CoordinatorTask):
             raise ConfigError(
                 "config.invalid",
                 f"Run {run} has {plan.rounds} rounds, the DAG has {self.rounds}.",
-                f"Raise model.{plan.kind}.rounds in params.yaml.",
+                f"Raise the rounds of {plan.kind} in params.yaml.",
             )
         acquire_lock(opened)
         log.info("Run %s: %d sites, at most %d rounds", run, len(plan.sites), plan.rounds)
@@ -122,10 +122,10 @@ def _bound(step: Step, run: RunContext) -> Step:
         return step
     last = last_round(run)
     found = record(run, last) or {}
-    if last < run.params.model.rounds and not found.get("stop"):
+    if last < run.params.rounds and not found.get("stop"):
         raise RoundError(
             "round.quorum",
-            f"Run {run.run} ended after round {last} of {run.params.model.rounds}.",
+            f"Run {run.run} ended after round {last} of {run.params.rounds}.",
             "See the task that failed; clear it once its cause is mended, and the run goes on.",
         )
     return ending(step, last)
@@ -214,8 +214,10 @@ def _outcome(step: Step, run: RunContext) -> tuple[dict[str, str], str | None]:
         present = decode(run.store.get(run.key(keys.model(0))), kind="model").meta["parents"]
         members = run.params.federation.members
         return {site: "protocol.missing" for site in members if site not in present}, None
+    if not step.name.endswith("/aggregate"):
+        return {}, None  # a turn within a round; who missed it has no part in its next by itself
     found = record(run, step.round) or {}
-    last = step.round >= run.params.model.rounds
+    last = step.round >= run.params.rounds
     return found.get("missing", {}), found.get("stop") or ("it was the last" if last else None)
 
 
@@ -250,12 +252,15 @@ class Report(ProjectTask):
 
     def work(self, context: Any) -> dict[str, str]:
         """Write the files; returns the model's digest."""
-        from pipelines.conclusion import report
+        from pipelines.conclusion import report, statistics_report
         from pipelines.coordinator.open_round import load_json
 
         run = self.project.context(self.run(context))
         result = load_json(run, keys.RESULT) or {}
-        report(run, result, say=log.info)
+        if result["kind"] == "statistics":
+            statistics_report(run, result, say=log.info)
+        else:
+            report(run, result, say=log.info)
         return {"run": run.run, "model": result["model"], "model_digest": result["model_digest"]}
 
 

@@ -26,7 +26,7 @@ from site_tasks.join import coordinator_file
 
 __all__ = ["approved", "code", "main", "prepare"]
 
-DAGS = ("federated_linear", "federated_trees", "refresh_site_data")
+DAGS = ("federated_linear", "federated_trees", "federated_statistics", "refresh_site_data")
 
 
 def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:

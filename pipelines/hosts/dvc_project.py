@@ -53,7 +53,16 @@ _PREPARED = (
 )
 #: What a set-up of secure sums is bound to.
 _SETUP = ("data", "anonymisation", "model", "privacy", "aggregation", "federation.quorum")
-_RUN = ("federation", "data", "anonymisation", "model", "privacy", "aggregation", "tracking")
+_RUN = (
+    "federation",
+    "data",
+    "anonymisation",
+    "model",
+    "privacy",
+    "aggregation",
+    "tracking",
+    "statistics",
+)
 
 
 @dataclass(frozen=True)
@@ -260,6 +269,7 @@ class Project:
             "privacy",
             "aggregation",
             *self._training(),
+            "statistics",
         )
         rounds = [self.stored(keys.model(round)).parent for round in range(1, plan.rounds + 1)]
         for round in range(1, plan.rounds + 1):
@@ -305,7 +315,7 @@ class Project:
             deps.append(self.stored(keys.SCHEMA))
         before = [] if chosen.recoding == "agreed" else ["version", "validate"]
         stages: dict[str, Any] = {}
-        if chosen.active:
+        if chosen.active and not self.params.statistics.active:
             done = self.state / "anonymised" / f"{site}.json"
             stages[f"anonymise-{site}"] = self._stage(
                 f"anonymise {site}",
@@ -322,7 +332,7 @@ class Project:
             f"prepare {site}",
             f"{site}: {', '.join([*before, 'encode'])}",
             deps,
-            (*_PREPARED, "privacy.mechanism"),
+            (*_PREPARED, "privacy.mechanism", "statistics"),
             [self.stored(keys.statistics(site))],
         )
         return stages
@@ -412,6 +422,8 @@ class Project:
         return load_yaml(self.folder / "params.yaml")
 
     def _plots(self) -> list[dict[str, Any]]:
+        if self.params.statistics.active:
+            return []  # figures stand in report/metrics.json
         primary, second = PLOTTED[self.contract.task]
         plots = [
             _plot(f"{primary} over rounds", "report/rounds.csv", [primary]),

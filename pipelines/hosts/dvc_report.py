@@ -33,6 +33,8 @@ def write_report(context: RunContext, folder: Path) -> None:
         "rounds": last,
         "epsilon": {site: value for site, value in spent.items() if value is not None},
     }
+    if "statistics" in result:
+        metrics["statistics"] = result["statistics"]
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(metrics, indent=1, sort_keys=True)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")

@@ -230,8 +230,7 @@ def _round(project: Project, round: int) -> None:
         return
     _same_versions(project, context)
     walk = Walk(project.plan, context, Progress(say=_say))
-    for step in project.plan.stage(f"round-{round:03d}/"):
-        walk.do(step)
+    walk.through(project.plan.stage(f"round-{round:03d}/"))
     found = record(context, round) or {}
     shown = [f"{k} {v:.4f}" for k, v in (found.get("metrics") or {}).get("overall", {}).items()][:2]
     took = f"{len(found['participants'])} of {len(project.plan.sites)} sites"
@@ -304,7 +303,11 @@ def _publish(project: Project) -> None:
         project.params, kept_run(_context(project)), workspace=project.workspace, say=_say
     )
     tracking = project.params.tracking
-    if tracking.enabled and tracking.register_model and result["registered"] is None:
+    if project.params.statistics.active:
+        missed = tracking.enabled and result["tracked"] is None
+    else:
+        missed = tracking.enabled and tracking.register_model and result["registered"] is None
+    if missed:
         raise errors.TransientError(
             "transient.tracking",
             "MLflow did not answer; the run itself is complete.",

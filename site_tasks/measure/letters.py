@@ -17,6 +17,7 @@ from folkmoot.secure import boxes, setup
 from folkmoot.secure.run import session_of, set_up_of, stage_of
 from folkmoot.updates import open_released
 from folkmoot.wire import digest
+from site_tasks import orders
 from site_tasks.home import SiteHome
 from site_tasks.secure.memory import announced_by, own_keys, state_of
 
@@ -123,7 +124,7 @@ def listed_senders(
         ``protocol.format`` for a damaged list; ``protocol.digest`` for a message that is not the
         listed one, ``protocol.signature`` for one that its site did not sign.
     """
-    data = context.store.get(context.key(keys.survivors(stage_of(step))))
+    data = orders.read(context, keys.survivors(stage_of(step)))
     listed = _names(data, context, step)
     if home.name not in listed or len(listed) < least:
         raise SecureError(

@@ -25,6 +25,7 @@ from folkmoot.statistics.questions import (
 )
 from folkmoot.updates import Statistics
 from folkmoot.wire import canonical_json, decode
+from site_tasks import orders
 from site_tasks.home import SiteHome
 from site_tasks.measure.columns import Columns, load_columns
 from site_tasks.privatise import ClippedSum, Raw
@@ -53,7 +54,7 @@ def sums(step: Step, context: RunContext) -> list[ArtifactRef]:
     from site_tasks.release import release
 
     home = SiteHome.find(step.place, context.workspace)
-    data = context.store.get(context.key(step.inputs[0]))
+    data = orders.read(context, step.inputs[0])
     intervals = _intervals(decode(data, kind="model").arrays, context)
     fingerprint, _ = dataset_of(context, home)
     return [
@@ -74,7 +75,7 @@ def content(step: Step, context: RunContext, home: SiteHome) -> str:
     """Digest of what this site's sums depend on, but for the run: rows, questions, intervals."""
     from site_tasks.prepare import dataset_of
 
-    state = decode(context.store.get(context.key(step.inputs[0])), kind="model")
+    state = decode(orders.read(context, step.inputs[0]), kind="model")
     asked = context.params.statistics.model_dump(mode="json")
     parts = [part.name for part in parts_of(context.params, context.contract, step.round)]
     values = [dataset_of(context, home)[0], parts, asked, context.contract.digest()]

@@ -1,0 +1,5 @@
+"""Airflow DAG ``federated_statistics``: what section ``statistics`` of ``params.yaml`` asks, if anything."""
+
+from pipelines.hosts.airflow import federated_dag
+
+dag = federated_dag("statistics")
