@@ -229,7 +229,8 @@ class Layout:
             values: Array = block.grid.centred(ring) if block.whole else block.grid.decode(ring)
             values = values.reshape(block.shape)
             if block.units is not None:
-                values = np.ldexp(values, np.array(block.units))
+                # Units of a single number are an array of one.
+                values = np.ldexp(values, np.array(block.units)).reshape(block.shape)
             parts[block.part][block.array] = values
             if block.weighted:
                 averaged.append((block.part, block.array))

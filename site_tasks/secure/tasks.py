@@ -18,6 +18,7 @@ from site_tasks import orders, permissions
 from site_tasks.home import SiteHome
 from site_tasks.prepared import load_prepared
 from site_tasks.secure import encrypted
+from site_tasks.histogram_content import asked_of
 from site_tasks.secure.memory import announced_by, memory, new_state, own_keys, state_of
 
 __all__ = ["announce", "share", "statistics", "unmask"]
@@ -200,7 +201,7 @@ def _content(step: Step, context: RunContext, home: SiteHome) -> str:
     model = ""
     if len(step.inputs) > 1:  # a model, beside the list of survivors
         found = decode(orders.read(context, step.inputs[0]), kind="model")
-        model = digest(encode(Artefact("model", {}, found.arrays)))
+        model = digest(encode(Artefact("model", asked_of(found.meta), found.arrays)))
     settings = context.params.model.chosen.model_dump(
         mode="json", exclude={"rounds", "early_stopping"}
     )

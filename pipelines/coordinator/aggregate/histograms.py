@@ -6,7 +6,9 @@ could not make again from the exchange store.
 
 A tree is grown from the rows of the sites that had part in its root.  Where one of them is missing
 later, what was summed so far is given up and the step begins again with the sites that are there:
-no split is ever chosen from histograms of different rows.
+no split is ever chosen from histograms of different rows.  Under masks that would open the missing
+site's root, as the difference of two sums; the tree then ends at the level that all of them summed.
+Either is counted in the records (``boosting.restarts``, ``boosting.cut_short``).
 """
 
 from __future__ import annotations
@@ -107,6 +109,9 @@ def aggregate(
     elif taking_part != growing.sites:
         updates = [update for update in updates if update.site in growing.sites]
         if sorted(site for update in updates for site in update.sites) != growing.sites:
+            if context.params.aggregation.masked:
+                status["cut_short"] += 1
+                return _finished(previous, growing, cuts, context, round, status)
             status["restarts"] += 1
             again = _begin(growing.step, round, len(growing.trees))
             return _carried(previous), _changes(previous, again, {**status, "level": 0})
@@ -131,7 +136,7 @@ def _advanced(
     round: int,
     status: dict[str, Any],
 ) -> tuple[Arrays, dict[str, Any]]:
-    from folkmoot.trees.grow import advance, complete, finished
+    from folkmoot.trees.grow import advance, complete
 
     contract, params = context.contract, context.params
     nodes, full = complete(growing, sums, before)
@@ -147,11 +152,28 @@ def _advanced(
         params.model.trees.max_depth,
         totals,
     )
-    arrays = _carried(previous)
     if growing.wanted:
         context.cache["histograms"] = (context.run, round, full)
-        return arrays, _changes(previous, growing.to_dict(), {**status, "level": growing.level})
+        return _carried(previous), _changes(
+            previous, growing.to_dict(), {**status, "level": growing.level}
+        )
+    return _finished(previous, growing, cuts, context, round, status)
+
+
+def _finished(
+    previous: Artefact,
+    growing: Any,
+    cuts: Cuts,
+    context: RunContext,
+    round: int,
+    status: dict[str, Any],
+) -> tuple[Arrays, dict[str, Any]]:
+    """The step's trees as they stand join the model, and the next step's roots are asked for."""
+    from folkmoot.trees.grow import finished
+
+    contract, params = context.contract, context.params
     context.cache.pop("histograms", None)
+    arrays = _carried(previous)
     trees, figures = finished(growing, cuts)
     data = join_trees(tree_bytes(previous), dump_trees(trees))
     arrays["trees"] = np.frombuffer(data, np.uint8)
@@ -313,6 +335,7 @@ def _status(steps: int, level: int, sketches: int) -> dict[str, Any]:
         "level": level,
         "sketches": sketches,
         "restarts": 0,
+        "cut_short": 0,
         "best": None,
         "stop": None,
     }
