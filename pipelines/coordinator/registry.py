@@ -37,6 +37,7 @@ from folkmoot.wire import canonical_json, digest
 from pipelines.coordinator import statement as privacy_statement
 from pipelines.coordinator.mirror import Mirror, guarantee, summary
 from pipelines.coordinator.published import Published
+from pipelines.coordinator.xgboost_flavour import add_flavour
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -242,6 +243,8 @@ def _logged(
                 model_id=logged.model_id,
             ),
         )
+        if result["kind"] == "trees":
+            add_flavour(target, data)
         text = json.dumps(claims, indent=1, sort_keys=True)
         (target / "privacy_statement.json").write_text(text, encoding="utf-8")
         words = privacy_statement.words(claims)

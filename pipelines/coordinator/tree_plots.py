@@ -91,7 +91,8 @@ def _shapes(chosen: Sequence[Shape], context: RunContext) -> Figure:
         axes = figure.add_subplot(lines, columns, number + 1)
         for k, label in enumerate(labels):
             _one(axes, shape, k, label)
-        axes.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
+        zero = axes.axvline if isinstance(shape.at, tuple) else axes.axhline
+        zero(0.0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_title(shape.feature, fontsize="medium")
         axes.tick_params(labelsize="small")
         if number == 0 and len(labels) > 1:

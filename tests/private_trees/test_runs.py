@@ -179,3 +179,32 @@ def test_several_classes_and_numbers_are_learnt_as_well(
     else:
         assert np.corrcoef(found, frame["y"])[0, 1] > 0.7
         assert model.meta["base_score"][0] == pytest.approx(frame["y"].mean(), abs=3.0)
+
+
+@pytest.mark.slow
+def test_mlflow_holds_an_xgboost_model_curves_and_importance(
+    workspace_of: Callable[..., Path],
+) -> None:
+    """Registered beside its statement; plain MLflow and XGBoost read it."""
+    import mlflow.xgboost
+
+    from pipelines.conclusion import conclude_locally
+
+    params = settings(*ADDITIVE, "tracking.enabled=true")
+    workspace = workspace_of(params)
+    result = train(params, workspace)
+    found = conclude_locally(params, result, baselines=False, workspace=workspace)
+    assert found["registered"]["version"] == 1
+    artifacts = workspace / "coordinator" / "mlartifacts"
+    names = {path.name for path in artifacts.rglob("*") if path.is_file()}
+    assert {"shapes.png", "importance.png", "epsilon.png", "contributions.json"} <= names
+    assert {"importance.json", "privacy_statement.md", "model.ubj", "MLmodel"} <= names
+    told = json.loads(next(artifacts.rglob("importance.json")).read_text())["importance"]
+    assert sum(told.values()) == pytest.approx(1.0)
+    folder = next(artifacts.rglob("MLmodel")).parent
+    booster = mlflow.xgboost.load_model(str(folder))
+    model = decode(published(workspace)[result["model"]], kind="model")
+    x = np.random.default_rng(0).uniform(-3, 3, (200, len(model.meta["features"])))
+    own = to_xgboost(model).inplace_predict(x)
+    assert np.array_equal(booster.inplace_predict(x), own)
+    assert booster.feature_names == list(model.meta["features"])

@@ -129,26 +129,28 @@ def _deviation(
     round: int,
     shape: tuple[int, ...],
 ) -> Floats:
-    """Standard deviation that the gradients' noise gives to coefficients, to first order.
+    """Standard deviation that the gradients' noise gives to coefficients, to first order; O(D³).
 
-    A step of length l forgets a share l of the noise before it; the last model is a mean of steps.
+    A step of length l along the inverse ``A`` of curvature plus ridge r takes back ``l (1 - r a)`` of
+    what was there in A's direction of eigenvalue a: where rows say much, noise is forgotten within a
+    step or two, and where they say next to nothing it adds up.  The last model is a mean of steps.
     """
     inverse = before.arrays.get("state.inverse")
     gradients = [number for number, r in enumerate(planned.releases, 1) if r.kind == "gradient"]
     if inverse is None or round not in gradients:
         return np.zeros(shape)
+    values, vectors = np.linalg.eigh(inverse)
     length = min(1.0, private_rounds.WHOLE_STEPS / len(gradients))
+    kept = 1 - length * (1 - values / values.max())
     done = gradients.index(round) + 1
-    decay = (1 - length) ** np.arange(done)[::-1]
-    weights = length * decay
+    first = done  # of the steps whose mean the model is, counted from 1
     if round == planned.rounds:
-        averaged = max(1, int(private_rounds.AVERAGED * len(gradients)))
-        powers = [(1 - length) ** np.maximum(np.arange(n)[::-1], 0) for n in range(1, done + 1)]
-        full = np.zeros((done, done))
-        for number, values in enumerate(powers):
-            full[number, : number + 1] = length * values
-        weights = full[-averaged:].mean(axis=0)
+        first = done - max(1, int(private_rounds.AVERAGED * len(gradients))) + 1
+    square = np.zeros_like(values)
+    for step in range(1, done + 1):  # what is left of this step's noise
+        left = [kept ** (later - step) for later in range(max(first, step), done + 1)]
+        square += (np.sum(left, axis=0) / (done - first + 1)) ** 2
     sites = sum(len(update.sites) for update in updates)
     one = private_rounds.deviation_of(planned, planned.of(round), sites, inner)
-    spread = np.sqrt(np.sum(np.square(inverse), axis=0))[: shape[1]]
-    return np.tile(one * float(np.sqrt(np.sum(weights**2))) * spread, (shape[0], 1))
+    spread = length * one * np.sqrt(np.square(vectors) @ (np.square(values) * square))
+    return np.tile(spread[: shape[1]], (shape[0], 1))
