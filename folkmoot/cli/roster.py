@@ -34,12 +34,16 @@ def show(roster: File = None, workspace: Workspace = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from folkmoot.identity.agreement import agreement_public
+
     _, found = _load(roster, workspace)
     unsigned = set(found.unsigned())
     state = f"{len(unsigned)} signatures are missing" if unsigned else "signed by all members"
-    table = Table("site", "public key", "signed", title=f"Roster version {found.version}: {state}")
+    title = f"Roster version {found.version}: {state}"
+    table = Table("site", "Ed25519", "X25519", "signed", title=title)
     for site, key in sorted(found.keys.items()):
-        table.add_row(site, f"{key[:16]}…", "no" if site in unsigned else "yes")
+        other = agreement_public(key).hex()
+        table.add_row(site, f"{key[:16]}…", f"{other[:16]}…", "no" if site in unsigned else "yes")
     Console().print(table)
     typer.echo(f"Digest {found.digest()}")
 

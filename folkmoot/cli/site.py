@@ -109,13 +109,14 @@ def show(
     workspace: Workspace = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show a site: folder, public key, dataset version, permissions.
+    """Show a site: folder, public keys (Ed25519 and its X25519), dataset version, permissions.
 
     **For example:** `folkmoot site show site-a`
     """
     from folkmoot.cli.places import workspace_of
     from folkmoot.errors import FolkmootError
     from folkmoot.identity import public_text
+    from folkmoot.identity.agreement import agreement_public
     from site_tasks.dataset import resolve
     from site_tasks.home import SiteHome
 
@@ -124,6 +125,7 @@ def show(
         "site": home.name,
         "folder": str(home.root),
         "key": public_text(home.key()),
+        "agreement": agreement_public(public_text(home.key())).hex(),
         "simulated": home.settings.simulated,
     }
     try:

@@ -27,16 +27,23 @@ from typing import Any
 import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.identity import Roster, sign
 from folkmoot.secure import ckks
-from folkmoot.secure.boxes import OVERHEAD, open_box, seal_box
+from folkmoot.secure.boxes import OVERHEAD, Sealer, open_box, seal_box
 from folkmoot.secure.masks import Binding, hkdf
-from folkmoot.secure.setup import Announced, Keys, Session, context_of, open_list, opened_message
+from folkmoot.secure.setup import (
+    Announced,
+    Keys,
+    Session,
+    context_of,
+    open_list,
+    opened_message,
+    sealer,
+)
 from folkmoot.secure.tags import holds, tag, tag_key
 from folkmoot.wire import Artefact, decode, digest, encode
 
@@ -125,10 +132,10 @@ def offer_message(
         public, secret = ckks.new_key_pair()
         once = os.urandom(32)
         sealed = _sealing(once, session, listed, site).encrypt(bytes(12), secret, None)
-        own = X25519PrivateKey.from_private_bytes(keys.seal)
+        own = sealer(keys, signing)
         context = context_of(session, listed)
         boxes = b"".join(
-            seal_box(once, own, announced[other].seal, context, site, other)
+            seal_box(once, own, announced[other].sealing, context, site, other)
             for other in sorted(announced)
         )
     arrays = {
@@ -178,22 +185,28 @@ def open_offer(
 
 
 def take_key(
-    session: Session, site: str, keys: Keys, listed: bytes, maker: str, offer: Offer, seal: bytes
+    session: Session,
+    site: str,
+    own: Sealer,
+    listed: bytes,
+    maker: str,
+    offer: Offer,
+    public_keys: bytes,
 ) -> bytes:
     """The secret key that another site sealed for this one, held against its public half.
 
     Parameters
     ----------
     maker : str
-        Whose key pair it is; ``seal`` is its sealing key.
+        Whose key pair it is; ``public_keys`` are those that it seals with.
 
     Raises
     ------
     SecureError
         ``secure.share`` for a box that cannot be opened, ``secure.key`` for keys that do not fit.
     """
-    own = X25519PrivateKey.from_private_bytes(keys.seal)
-    once = open_box(offer.boxes[site], own, seal, context_of(session, listed), maker, site)
+    context = context_of(session, listed)
+    once = open_box(offer.boxes[site], own, public_keys, context, maker, site)
     try:
         secret = _sealing(once, session, listed, maker).decrypt(bytes(12), offer.sealed, None)
     except InvalidTag:

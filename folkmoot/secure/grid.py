@@ -181,9 +181,9 @@ class Grid:
         values : ndarray of float64 or float32, any shape
             Weighted values.
         rounding : {"stochastic", "truncate", "nearest"}
-            ``stochastic``: to one of the two neighbours, unbiased to 2^-16 steps; not under differential privacy,
-            as it can move a record's share away from zero.  ``truncate``: towards zero, so that no
-            norm grows.
+            ``stochastic``: to one of the two neighbours, unbiased to 2^-16 steps; not under
+            differential privacy, as it can move a record's share away from zero.  ``truncate``:
+            towards zero, so that no norm grows.
         seed : bytes, 16 or more
             Of the stochastic rounding.  It may be public: rounding protects nothing, and equal
             seeds let a retry give equal numbers.

@@ -113,6 +113,7 @@ class Rehearsal:
             self.members_list,
             self.graph,
             party.announced,
+            party.signing,
         )
 
     def upload(

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.identity import Roster, sign, verify
+from folkmoot.identity.agreement import agreement_key, agreement_public
 from folkmoot.secure import shamir
-from folkmoot.secure.boxes import OVERHEAD, open_box, pair_secret, seal_box
+from folkmoot.secure.boxes import OVERHEAD, Sealer, open_box, pair_secret, seal_box
 from folkmoot.secure.graph import Neighbours, complete, sparse
 from folkmoot.secure.masks import SEED_BYTES, Binding, commitment
 from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
@@ -49,7 +50,7 @@ __all__ = [
     "open_members",
     "open_shares",
     "opened_message",
-    "private_key",
+    "sealer",
     "share_message",
 ]
 
@@ -153,10 +154,16 @@ class Keys:
 
 @dataclass(frozen=True)
 class Announced:
-    """A site's public keys of one run."""
+    """A site's public keys: of one run, and the long-term one that the roster lists."""
 
     seal: bytes
     masks: tuple[bytes, ...]
+    static: bytes
+
+    @property
+    def sealing(self) -> bytes:
+        """What boxes for the site are sealed with."""
+        return self.seal + self.static
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def open_keys(data: bytes, session: Session, site: str, roster: Roster) -> Annou
     public = tuple(bytes(row) for row in masks)
     if len({bytes(seal[0]), *public}) != len(public) + 1:
         raise _key(site, "uses one key twice")
-    return Announced(bytes(seal[0]), public)
+    return Announced(bytes(seal[0]), public, agreement_public(roster.keys[site]))
 
 
 def key_list(session: Session, messages: Mapping[str, bytes]) -> bytes:
@@ -280,10 +287,10 @@ def share_message(
     seeds = shamir.split(keys.seeds, points, graph.threshold)
     masks = shamir.split(keys.masks, points, graph.threshold)
     shares = dict(zip(holders, np.concatenate([seeds, masks], axis=2), strict=True))
-    own = X25519PrivateKey.from_private_bytes(keys.seal)
+    own = sealer(keys, signing)
     context = context_of(session, listed)
     boxes = [
-        seal_box(shares[other].tobytes(), own, announced[other].seal, context, site, other)
+        seal_box(shares[other].tobytes(), own, announced[other].sealing, context, site, other)
         for other in near
     ]
     hidden = [commitment(seed, session.binding(i), site) for i, seed in enumerate(keys.seeds)]
@@ -374,9 +381,9 @@ def open_listing(data: bytes) -> dict[str, str]:
     return {str(site): str(found) for site, found in json.loads(data)["sites"].items()}
 
 
-def private_key(secret: bytes) -> X25519PrivateKey:
-    """A private key of :class:`Keys`."""
-    return X25519PrivateKey.from_private_bytes(secret)
+def sealer(keys: Keys, signing: Ed25519PrivateKey) -> Sealer:
+    """What a site seals and opens boxes with: the run's key and its own, long-term one."""
+    return Sealer(X25519PrivateKey.from_private_bytes(keys.seal), agreement_key(signing))
 
 
 def open_inbox(
@@ -389,6 +396,7 @@ def open_inbox(
     members: bytes,
     graph: Neighbours,
     announced: Mapping[str, Announced],
+    signing: Ed25519PrivateKey,
 ) -> Held:
     """Open the boxes for a site; O(sums · neighbours).
 
@@ -413,17 +421,17 @@ def open_inbox(
             "Find out who published it; the set-up must be done again in a new run.",
             site=site,
         )
-    secret = X25519PrivateKey.from_private_bytes(keys.seal)
+    secret = sealer(keys, signing)
     context = context_of(session, listed)
     shares: dict[str, Words] = {site: own}
     faults: dict[str, FolkmootError] = {}
     pairs = {
-        other: pair_secret(secret, announced[other].seal, context, (site, other), other)
+        other: pair_secret(secret, announced[other].sealing, context, (site, other), other)
         for other in near
     }
     for other, box in zip(near, artefact.arrays["boxes"], strict=True):
         try:
-            content = open_box(bytes(box), secret, announced[other].seal, context, other, site)
+            content = open_box(bytes(box), secret, announced[other].sealing, context, other, site)
         except SecureError as error:
             faults[other] = error
             continue

@@ -143,7 +143,7 @@ def _open(context: RunContext, home: SiteHome) -> bytes:
             "It takes no part in this run's sums; start a new run to have it in.",
             site=home.name,
         )
-    secrets, maker = own_keys(state), min(own.members)
+    sealing, maker = setup.sealer(own_keys(state), home.key()), min(own.members)
     signed = setup.open_listing(own.members_list)
     others = sorted(own.members - {home.name})
     announced = {other: announced_by(context, own.listed, other) for other in others}
@@ -160,13 +160,12 @@ def _open(context: RunContext, home: SiteHome) -> bytes:
     if maker == home.name:
         secret = _made(dealt)["secret"].tobytes()
     else:
-        seal = announced[maker].seal
-        secret = encrypted.take_key(session, home.name, secrets, own.listed, maker, made, seal)
+        public = announced[maker].sealing
+        secret = encrypted.take_key(session, home.name, sealing, own.listed, maker, made, public)
     arrays = {"public": _bytes(made.public), "secret": _bytes(secret)}
-    sealing = setup.private_key(secrets.seal)
     bound = setup.context_of(session, own.listed)
     for other, found in announced.items():
-        key = pair_secret(sealing, found.seal, bound, (home.name, other), other)
+        key = pair_secret(sealing, found.sealing, bound, (home.name, other), other)
         arrays[f"c/{other}"] = _bytes(key)
     meta = {"members": digest(own.members_list), "maker": maker}
     return encode(Artefact("secure-held", meta, arrays))

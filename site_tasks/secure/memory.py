@@ -135,6 +135,7 @@ def _open(context: RunContext, home: SiteHome, state: SiteState) -> bytes:
         own.members_list,
         own.graph,
         announced,
+        home.key(),
     )
     arrays: dict[str, NDArray[Any]] = {f"s/{who}": words for who, words in held.shares.items()}
     for other, key in held.pairs.items():

@@ -15,10 +15,10 @@ from folkmoot.secure.unmask import answer, check_survivors
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
 from site_tasks import orders, permissions
+from site_tasks.histogram_content import asked_of
 from site_tasks.home import SiteHome
 from site_tasks.prepared import load_prepared
 from site_tasks.secure import encrypted
-from site_tasks.histogram_content import asked_of
 from site_tasks.secure.memory import announced_by, memory, new_state, own_keys, state_of
 
 __all__ = ["announce", "share", "statistics", "unmask"]

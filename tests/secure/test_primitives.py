@@ -6,13 +6,16 @@ import itertools
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from folkmoot.errors import SecureError
+from folkmoot.identity import public_text
+from folkmoot.identity.agreement import agreement_key, agreement_public
 from folkmoot.secure import shamir
-from folkmoot.secure.boxes import open_box, seal_box
+from folkmoot.secure.boxes import Sealer, open_box, seal_box
 from folkmoot.secure.masks import (
     CHUNK,
     SEED_BYTES,
@@ -208,3 +211,39 @@ def test_a_box_opens_for_its_receiver_only():
         with pytest.raises(SecureError) as caught:
             open_box(*attempt)
         assert caught.value.code == "secure.share"
+
+
+def test_a_listed_signing_key_gives_the_key_of_diffie_hellman():
+    """The vector of libsodium's ed25519_convert test, and agreement from both sides."""
+    seed = bytes.fromhex("421151a459faeade3d247115f94aedae42318124095afabe4d1451a559faedee")
+    known = Ed25519PrivateKey.from_private_bytes(seed)
+    assert (
+        agreement_public(public_text(known)).hex()
+        == "f1814f0e8ff1043d8a44d25babff3cedcae6c22c3edaa48f857ae70de2baae50"
+    )
+    for _ in range(20):
+        one, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        own = agreement_key(one)
+        assert own.public_key().public_bytes_raw() == agreement_public(public_text(one))
+        there = X25519PublicKey.from_public_bytes(agreement_public(public_text(other)))
+        here = X25519PublicKey.from_public_bytes(agreement_public(public_text(one)))
+        assert own.exchange(there) == agreement_key(other).exchange(here)
+    for bad in ("", "00" * 31, "01" + "00" * 31):
+        with pytest.raises(ValueError, match="key"):
+            agreement_public(bad)
+
+
+def test_a_box_needs_the_long_term_key_as_well():
+    """Whoever gets hold of a run's sealing key alone opens nothing."""
+    runs = [X25519PrivateKey.generate() for _ in range(2)]
+    sites = [Ed25519PrivateKey.generate() for _ in range(2)]
+    sealers = [Sealer(r, agreement_key(s)) for r, s in zip(runs, sites, strict=True)]
+    public = [
+        r.public_key().public_bytes_raw() + agreement_public(public_text(s))
+        for r, s in zip(runs, sites, strict=True)
+    ]
+    box = seal_box(b"share", sealers[0], public[1], "run", "a", "b")
+    assert open_box(box, sealers[1], public[0], "run", "a", "b") == b"share"
+    stolen = Sealer(runs[1], X25519PrivateKey.generate())
+    with pytest.raises(SecureError):
+        open_box(box, stolen, public[0], "run", "a", "b")
