@@ -12,7 +12,7 @@ from folkmoot.wire import digest
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
 
-__all__ = ["check_run", "read"]
+__all__ = ["check_run", "read", "take_for_given"]
 
 
 def check_run(context: RunContext) -> None:
@@ -23,8 +23,17 @@ def check_run(context: RunContext) -> None:
     ProtocolError
         ``protocol.signature``.
     """
-    if context.roster.coordinator is not None:
+    if context.roster.coordinator is not None and _name(context, keys.RUN) not in context.cache:
         read(context, keys.RUN)
+
+
+def take_for_given(context: RunContext) -> None:
+    """Check no order for the run's settings: they are of this checkout, not of the exchange store.
+
+    `dvc repro` trains with the params that lie beside it and opens the run when it is over; its
+    models are signed and checked as everywhere.
+    """
+    context.cache[_name(context, keys.RUN)] = "of this checkout"
 
 
 def read(context: RunContext, key: str) -> bytes:
@@ -43,7 +52,7 @@ def read(context: RunContext, key: str) -> bytes:
     if own is None:
         return data
     found = digest(data)
-    name = ("order", context.run, key)
+    name = _name(context, key)
     if context.cache.get(name) == found:
         return data
     signed = context.store.find(context.key(signature_key(key)))
@@ -54,3 +63,7 @@ def read(context: RunContext, key: str) -> bytes:
         raise
     context.cache[name] = found
     return data
+
+
+def _name(context: RunContext, key: str) -> tuple[str, str, str]:
+    return ("order", context.run, key)

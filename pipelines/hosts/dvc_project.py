@@ -281,7 +281,8 @@ class Project:
                 settings,
                 [rounds[round - 1]],
             )
-        outcome = [self.stored(keys.RUN), self.stored(keys.RESULT).parent]
+        opened = [self.stored(keys.RUN), self.stored(signature_key(keys.RUN))]
+        outcome = [*opened, self.stored(keys.RESULT).parent]
         stages["evaluate"] = self._stage(
             "evaluate",
             "evaluate the last global model at the sites, conclude the run",

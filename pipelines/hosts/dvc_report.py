@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from folkmoot.identity.orders import signature_key
 from folkmoot.plan import RunContext, keys
 from folkmoot.wire import canonical_json, digest
 from pipelines.coordinator.open_round import load_json
@@ -54,9 +55,11 @@ def kept_run(context: RunContext) -> dict[str, Any]:
     name = f"{context.run}-{digest(canonical_json([opened, result]))[:8]}"
     source = Path(context.store.url.removeprefix("file://")) / context.key("")
     target = source.parent / name
+    named = (keys.RUN, keys.RESULT)  # they hold the run's name, which changes here
+    own = {*named, *map(signature_key, named)}
     for path in sorted(source.rglob("*")):
         inner = path.relative_to(source)
-        if path.is_file() and path.name[0] != "." and str(inner) not in {keys.RUN, keys.RESULT}:
+        if path.is_file() and path.name[0] != "." and str(inner) not in own:
             copy = target / inner
             copy.parent.mkdir(parents=True, exist_ok=True)
             if not copy.exists():

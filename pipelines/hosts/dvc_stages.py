@@ -119,9 +119,11 @@ def _context(project: Project) -> RunContext:
     ``run.json`` holds all settings, so it would differ with every change: rounds must not depend
     on it.
     """
+    from site_tasks.orders import take_for_given
+
     roster = roster_for(project.workspace)
     keep = {site: roster.keys[site] for site in project.plan.sites if site in roster.keys}
-    return RunContext(
+    context = RunContext(
         project.run,
         project.params,
         project.contract,
@@ -129,6 +131,8 @@ def _context(project: Project) -> RunContext:
         ExchangeStore(project.exchange),
         project.workspace,
     )
+    take_for_given(context)
+    return context
 
 
 def _sites(project: Project) -> None:
