@@ -11,6 +11,7 @@ from folkmoot.findings import Finding, found
 from folkmoot.identity import Roster, public_text
 from site_tasks.git import git
 from site_tasks.home import SiteHome
+from site_tasks.join import coordinator_file, hello
 from site_tasks.membership import accepted
 
 __all__ = ["check_site"]
@@ -48,6 +49,62 @@ def check_site(name: str, workspace: Path, roster: Roster | None = None) -> Iter
     yield found(f"{name}: dataset", lambda: _dataset(home))
     yield found(f"{name}: DVC remote", lambda: _remote(home))
     yield found(f"{name}: ledger", lambda: _ledger(home))
+    if coordinator_file(home).exists():
+        yield found(f"{name}: coordinator", lambda: _coordinator(home))
+
+
+def _coordinator(home: SiteHome) -> Finding | str:
+    """Address, certificate, clock, key and versions, as the coordinator sees them."""
+    from folkmoot.identity.visit import Visit
+
+    visit = Visit.load(coordinator_file(home))
+    facts = hello(visit)
+    what, skew = f"{home.name}: coordinator", float(facts["skew"])
+    if abs(skew) > SKEW:
+        return Finding(
+            what,
+            "warning",
+            f"The coordinator's clock is {skew:+.0f} s from this machine's; at 30 s it refuses.",
+            "Set the clock of both machines by NTP.",
+        )
+    differ = [
+        f"{package} {_version(package)} here, {facts[name]} there"
+        for name, package in _PACKAGES.items()
+        if name in facts and _version(package) not in (None, facts[name])
+    ]
+    if differ:
+        return Finding(
+            what,
+            "fault",
+            f"Versions differ: {'; '.join(differ)}.",
+            "Check out the version that the coordinator runs, and install its lock file.",
+        )
+    if home.settings.name not in facts["sites"]:
+        return Finding(
+            what,
+            "fault",
+            f"Federation {facts['federation']} does not name this site.",
+            "Ask the coordinator to add it to federation.sites.",
+        )
+    return f"{visit.url} knows this site; federation {facts['federation']}"
+
+
+#: Seconds between two clocks that are worth a warning.
+SKEW = 10.0
+_PACKAGES = {
+    "folkmoot": "folkmoot",
+    "airflow": "apache-airflow-core",
+    "edge": "apache-airflow-providers-edge3",
+}
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _modes(home: SiteHome) -> Finding:

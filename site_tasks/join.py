@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import ssl
@@ -58,7 +59,9 @@ def join(home: SiteHome, token: str) -> dict[str, Any]:
         )
     certificate = None
     if invitation.certificate is not None:
-        certificate = "coordinator.pem"
+        # Under a name of its own: an invitation that fails leaves the present coordinator's alone.
+        mark = hashlib.sha256(invitation.certificate.encode()).hexdigest()[:12]
+        certificate = f"coordinator-{mark}.pem"
         _write(home.private / certificate, invitation.certificate)
     visit = Visit(home.name, invitation.url.rstrip("/"), home.private, certificate)
     answer = _asked(visit, "POST", "/exchange/join", json=invitation.answer(home.key()))
@@ -104,9 +107,8 @@ def _asked(visit: Visit, method: str, path: str, *, signed: bool = False, **argu
                 return visit.request(client, method, path, **arguments)
             return client.request(method, path, **arguments)
     except httpx.ConnectError as error:
-        if isinstance(error.__cause__ and error.__cause__.__cause__, ssl.SSLCertVerificationError):
-            found = error.__cause__.__cause__  # type: ignore[union-attr]
-            why = getattr(found, "verify_message", "it does not verify")
+        why = _certificate(error)
+        if why is not None:
             raise TransientError(
                 "transient.service",
                 f"Whoever answers at {visit.url} does not have the coordinator's certificate ({why}).",
@@ -115,6 +117,15 @@ def _asked(visit: Visit, method: str, path: str, *, signed: bool = False, **argu
         raise _unreachable(visit, error) from None
     except httpx.TransportError as error:
         raise _unreachable(visit, error) from None
+
+
+def _certificate(error: BaseException | None) -> str | None:
+    """Why TLS did not verify the other side, where that was it."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return str(error.verify_message)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _unreachable(visit: Visit, error: Exception) -> TransientError:

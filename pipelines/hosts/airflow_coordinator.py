@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -107,10 +108,18 @@ class Coordinator(Services):
         How sites reach it.
     scheduled : bool
         Whether DAGs start by themselves.
+    services : sequence of str
+        The services that run here; all by default.
     """
 
     def __init__(
-        self, params: Params, workspace: Path, settings: ServerSettings, *, scheduled: bool = True
+        self,
+        params: Params,
+        workspace: Path,
+        settings: ServerSettings,
+        *,
+        scheduled: bool = True,
+        services: Sequence[str] = (),
     ) -> None:
         settings.check()
         self.settings, self.params = settings, params
@@ -121,6 +130,7 @@ class Coordinator(Services):
             environment={
                 **environment(params, workspace, scheduled=scheduled),
                 "FOLKMOOT_SITES_EXECUTOR": EXECUTOR,
+                "FOLKMOOT_SERVICES": " ".join(services),
             },
             port=settings.ui_port,
             eager=settings.eager,

@@ -74,8 +74,9 @@ def main() -> int:
     _migrate(home, logs, forking)
     children: dict[int, str] = {}
     stop: list[int] = []
-    outside = [SITES] if os.environ.get("FOLKMOOT_SITES_SERVER") else []
-    for name in [*outside, *COMMANDS]:
+    names = [*([SITES] if os.environ.get("FOLKMOOT_SITES_SERVER") else []), *COMMANDS]
+    only = os.environ.get("FOLKMOOT_SERVICES", "").split() or names
+    for name in [name for name in names if name in only]:
         if forking and name == "scheduler":
             _load(PRELOAD)
         children[_start(name, logs, forking)] = name
