@@ -4,6 +4,9 @@ Start `make ui` after `make demo`, then::
 
     python docs/images/take.py --password PASSWORD
 
+With ``--missing`` it takes one picture: the newest run of a workspace in which a site was lost between
+upload and answer of a masked round (``tests/secure/test_hosts.py`` shows how).
+
 Chromium must be on the PATH (Debian: `apt-get install chromium`).
 """
 
@@ -30,6 +33,7 @@ def main() -> int:
     parser.add_argument("--password", required=True)
     parser.add_argument("--dag", default="federated_linear")
     parser.add_argument("--federation", default="demo")
+    parser.add_argument("--missing", action="store_true", help="only the grid of a drop-out")
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -37,10 +41,14 @@ def main() -> int:
         return 2
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        page = browser.new_page(viewport={"width": 1500, "height": 950})
+        height = 1500 if arguments.missing else 950
+        page = browser.new_page(viewport={"width": 1500, "height": height})
+        page.set_default_timeout(120_000)
         log_in(page, arguments.airflow, arguments.user, arguments.password)
-        airflow(page, arguments.airflow, arguments.dag, arguments.user, arguments.password)
-        mlflow(page, arguments.mlflow, arguments.federation)
+        name = "airflow-dropout.png" if arguments.missing else "airflow-grid.png"
+        airflow(page, arguments.airflow, arguments.dag, arguments.user, arguments.password, name)
+        if not arguments.missing:
+            mlflow(page, arguments.mlflow, arguments.federation)
         browser.close()
     return 0
 
@@ -53,7 +61,7 @@ def log_in(page: Page, url: str, user: str, password: str) -> None:
     page.wait_for_url(lambda found: "login" not in found)
 
 
-def airflow(page: Page, url: str, dag: str, user: str, password: str) -> None:
+def airflow(page: Page, url: str, dag: str, user: str, password: str, name: str) -> None:
     """The newest successful run: the grid with its groups unfolded beside the tasks."""
     login = {"username": user, "password": password}
     token = page.request.post(f"{url}/auth/token", data=login).json()["access_token"]
@@ -65,7 +73,7 @@ def airflow(page: Page, url: str, dag: str, user: str, password: str) -> None:
     page.wait_for_timeout(5000)
     page.get_by_role("button", name=re.compile("expand all", re.IGNORECASE)).first.click()
     page.wait_for_timeout(4000)
-    page.screenshot(path=FOLDER / "airflow-grid.png")
+    page.screenshot(path=FOLDER / name)
 
 
 def mlflow(page: Page, url: str, federation: str) -> None:
