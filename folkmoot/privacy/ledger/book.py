@@ -254,7 +254,7 @@ class Ledger:
         return row is not None and row[0] == chain
 
     def verify(self) -> int:
-        """Check every entry, digest, link, signature, total and guard; O(entries).
+        """Check every entry, digest, link, signature, total and guard, and the last; O(entries).
 
         Returns
         -------
@@ -264,10 +264,13 @@ class Ledger:
         Raises
         ------
         PrivacyError
-            ``privacy.ledger``, naming the first entry that does not hold.
+            ``privacy.ledger``, naming the first entry that does not hold, or for an older copy,
+            which holds in itself but lacks the entry that was noted beside it as the last.
         """
         with self._store.reading() as db:
-            return audit.verify(db, self.site)
+            count = audit.verify(db, self.site)
+            self._store.check_note(db)
+            return count
 
     def close(self) -> None:
         """Close the file; the ledger opens it again when it is next used."""
