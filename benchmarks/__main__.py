@@ -22,6 +22,7 @@ NAMES = (
     "audits",
     "heart",
     "private_linear",
+    "private_trees",
     "private_round",
     "embedded",
     "ledger",
