@@ -29,6 +29,7 @@ NAMES = (
     "secure_aggregation",
     "crash",
     "trees",
+    "exact_trees",
     "anonymise_risk",
     "anonymise_lattice",
     "memory",
