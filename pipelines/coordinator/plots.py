@@ -16,6 +16,8 @@ __all__ = ["figures"]
 
 #: More lines than this cannot be told apart: beyond it sites share one colour and no legend.
 _LEGEND = 10
+#: More names than this are counted in the legend.
+_NAMED = 4
 Series = dict[int, float]
 
 
@@ -44,7 +46,7 @@ def figures(found: Published, task: str, ceiling: float | None = None) -> dict[s
         drawn[f"plots/{name}.png"] = _over_rounds(name, overall, sites)
     spent = epsilon_series(found)
     if spent:
-        drawn["plots/epsilon.png"] = _over_rounds("epsilon", {}, spent, ceiling)
+        drawn["plots/epsilon.png"] = _over_rounds("epsilon spent", {}, _alike(spent), ceiling)
     bars = comparison(found, name)
     if bars:
         drawn["plots/comparison.png"] = _bars(name, bars)
@@ -70,12 +72,15 @@ def metric_series(found: Published, name: str) -> tuple[Series, dict[str, Series
 
 
 def epsilon_series(found: Published) -> dict[str, Series]:
-    """Epsilon spent so far by round, for every site that spends."""
+    """Epsilon spent so far by round, for every site that spends; the last with the evaluation."""
     spent: dict[str, Series] = {}
-    for record in found.records:
-        for site, privacy in record["privacy"].items():
+    told = [(record["round"], record["privacy"]) for record in found.records]
+    if found.result is not None:
+        told.append((found.result["rounds"], found.result["privacy"]))
+    for step, sites in told:
+        for site, privacy in sites.items():
             if privacy["epsilon"] is not None:
-                spent.setdefault(site, {})[record["round"]] = privacy["epsilon"]
+                spent.setdefault(site, {})[step] = privacy["epsilon"]
     return spent
 
 
@@ -92,6 +97,19 @@ def comparison(found: Published, name: str) -> dict[str, float]:
     return {label: value for label, value in bars.items() if value is not None}
 
 
+def _alike(sites: Mapping[str, Series]) -> dict[str, Series]:
+    """One line for all sites that spent the same, by all their names."""
+    names: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for site in sorted(sites):
+        names.setdefault(tuple(sorted(sites[site].items())), []).append(site)
+    return {
+        ", ".join(same) if len(same) <= _NAMED else f"{same[0]} and {len(same) - 1} others": dict(
+            line
+        )
+        for line, same in names.items()
+    }
+
+
 def _over_rounds(
     name: str, overall: Series, sites: Mapping[str, Series], ceiling: float | None = None
 ) -> Figure:
@@ -106,8 +124,10 @@ def _over_rounds(
         axes.plot(*_xy(overall), marker="o", color="black", linewidth=2, label="all sites")
     if ceiling is not None:
         label = f"ceiling of the run, {ceiling:g}"
-        axes.axhline(ceiling, color="tab:red", linestyle="--", label=label)
-        axes.set_ylim(bottom=0.0)
+        axes.axhline(ceiling, color="black", linestyle="--", label=label)
+        axes.set_ylim(
+            0.0, 1.1 * max(ceiling, *(y for line in sites.values() for y in line.values()))
+        )
     axes.set_xlabel("round")
     axes.set_ylabel(name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

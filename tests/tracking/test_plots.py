@@ -25,6 +25,7 @@ def record(number: int, *, epsilon: float | None, sites: int = 2) -> dict[str, A
 RESULT = {
     "rounds": 3,
     "metrics": {"overall": {"auc": 0.9}, "sites": {"s0": {"auc": 0.8}, "s1": {}}},
+    "privacy": {"s0": {"epsilon": None}, "s1": {"epsilon": None}},
 }
 BASELINES = {
     "alone": {"s0": {"overall": {"auc": 0.7}, "own": {"auc": 0.75}}, "s1": None},
@@ -52,8 +53,12 @@ def test_metric_over_rounds() -> None:
 def test_epsilon_over_rounds() -> None:
     found = Published(tuple(record(r, epsilon=0.5) for r in (1, 2, 3)), None, None)
     shown = lines(figures(found, "binary")["plots/epsilon.png"])
-    assert shown == {s: ([1, 2, 3], [0.5, 1.0, 1.5]) for s in ("s0", "s1")}
+    assert shown == {"s0, s1": ([1, 2, 3], [0.5, 1.0, 1.5])}  # what covers another is told
     assert found.epsilon == 1.5
+    paid = {"s0": {"epsilon": 1.75}, "s1": {"epsilon": 1.5}}  # evaluation at the end
+    found = Published(found.records, {**RESULT, "privacy": paid}, None)
+    shown = lines(figures(found, "binary")["plots/epsilon.png"])
+    assert shown == {"s0": ([1, 2, 3], [0.5, 1.0, 1.75]), "s1": ([1, 2, 3], [0.5, 1.0, 1.5])}
 
 
 def test_federated_against_alone_and_pooled() -> None:
