@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folkmoot.contract import Contract
 from folkmoot.errors import ConfigError, PrivacyError
 from folkmoot.params import parse_params
 from folkmoot.privacy.accountant import epsilon
@@ -90,6 +91,20 @@ def test_the_plan_spends_its_budget_and_no_more() -> None:
     more = schedule(settings("privacy.relation=replace-one"), contract_of("binary"))
     one = schedule(settings(), contract_of("binary"))
     assert more.of(2).sensitivity == 2 * one.of(2).sensitivity == 2 * CLIP * 2
+
+
+def test_a_persons_rows_multiply_the_noise() -> None:
+    """The existing bounding of contributions: few rows of each person, and noise for all of them."""
+    params = settings(
+        "privacy.unit=person", "privacy.rows_per_person=3", "anonymisation.identifiers=pseudonymise"
+    )
+    values = contract_of("binary").model_dump(mode="json")
+    values["columns"].append({"name": "patient", "role": "direct_identifier", "type": "text"})
+    contract = Contract.model_validate(values)
+    mine, plain = schedule(params, contract), schedule(settings(), contract_of("binary"))
+    for round in (1, 2):
+        assert mine.of(round).sensitivity == 3 * plain.of(round).sensitivity
+        assert mine.of(round).unit == "person"
 
 
 def test_steps_of_a_round_do_not_overshoot() -> None:
