@@ -57,7 +57,7 @@ def level_of(column: Column, anonymisation: Anonymisation) -> int:
 
 
 def check_levels(contract: Contract, anonymisation: Anonymisation) -> None:
-    """Refuse levels that the contract has no hierarchy for.
+    """Refuse levels that the contract has no hierarchy for, and models over no column at all.
 
     Raises
     ------
@@ -65,6 +65,14 @@ def check_levels(contract: Contract, anonymisation: Anonymisation) -> None:
         ``config.invalid``, naming the column and the deepest level it has.
     """
     quasi = {column.name: column for column in contract.with_role("quasi_identifier")}
+    if anonymisation.active and not quasi:
+        raise ConfigError(
+            "config.invalid",
+            f"anonymisation asks for a privacy model, but contract {contract.name} has no "
+            "quasi-identifier: all rows would be one class, which promises nothing.",
+            "Give the columns by which a person can be found role quasi_identifier, or set "
+            "anonymisation.k to 1.",
+        )
     for name, level in (*anonymisation.levels.items(), *anonymisation.chosen.items()):
         if name not in quasi:
             raise ConfigError(

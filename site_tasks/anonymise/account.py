@@ -30,6 +30,7 @@ __all__ = [
     "generalised_recoding",
     "keep_outcome",
     "load_outcome",
+    "taken",
     "write_report",
 ]
 
@@ -176,7 +177,7 @@ def generalised_recoding(
     used, numbered = np.unique(kept[visible], return_inverse=True)
     classes = np.full(len(kept), -1, np.int32)
     classes[visible] = numbered
-    return Recoding(whole.columns, classes, tuple(_taken(c, used) for c in whole.cells))
+    return Recoding(whole.columns, classes, tuple(taken(c, used) for c in whole.cells))
 
 
 def _people(
@@ -192,7 +193,8 @@ def _people(
     return before, behind[recoding.classes[recoding.classes >= 0]]
 
 
-def _taken(cells: Cells, at: NDArray[Any]) -> Cells:
+def taken(cells: Cells, at: NDArray[Any]) -> Cells:
+    """Some classes' cells."""
     if isinstance(cells, Ranges):
         return Ranges(cells.low[at], cells.high[at], cells.missing[at])
     return Sets(cells.words[at])

@@ -65,7 +65,15 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["anonymise", "generalise_frame", "needed", "published", "stability"]
+__all__ = [
+    "anonymise",
+    "described",
+    "fields_of",
+    "generalise_frame",
+    "needed",
+    "published",
+    "stability",
+]
 
 Classes = NDArray[np.int64]
 
@@ -109,6 +117,8 @@ class _Found:
 def anonymise(job: Job) -> Report:
     """Write the anonymised table; O(rows · columns), memory O(chunk + rows integers).
 
+    O(chunk + distinct rows) where ``site_tasks.anonymise.counted`` can do it.
+
     Parameters
     ----------
     job : Job
@@ -132,13 +142,18 @@ def anonymise(job: Job) -> Report:
     check_levels(contract, settings)
     rows = row_count(job.source)
     models = chosen_models(contract, settings)
+    if settings.active:
+        from site_tasks.anonymise.counted import anonymise_counted, counts_only
+
+        if counts_only(job):
+            return anonymise_counted(job, models)
     visible = None
     report = Report(rows, 0, stability(job))
     if settings.active:
         visible, report = _visible(job, rows, models)
     write_table(
         job.target,
-        _fields(job, suppressing=visible is not None),
+        fields_of(job, suppressing=visible is not None),
         _written(job, visible, models),
     )
     if visible is not None:
@@ -159,8 +174,9 @@ def _visible(job: Job, rows: int, models: tuple[Model, ...]) -> tuple[NDArray[np
     total = None
     if found.sensitive is not None:
         total = np.bincount(found.sensitive, minlength=len(found.domain) + 1)
+    people = None if found.people is None else int(found.people.sum())
     for name, asked, values in by_column(models, names, total):
-        check(asked, _described(job, found, rows, name, values), site=job.site)
+        check(asked, described(job, rows, name, values, people), site=job.site)
     series = Series() if job.series is None else Series.load(job.series)
     classes, fresh = series.enter(job.fingerprint, found.keys)
     if fresh:
@@ -204,8 +220,8 @@ def _holding(found: _Found, new: NDArray[np.int64], models: tuple[Model, ...]) -
     return np.asarray(kept[of])
 
 
-def _described(
-    job: Job, found: _Found, rows: int, name: str | None, values: NDArray[Any] | None
+def described(
+    job: Job, rows: int, name: str | None, values: NDArray[Any] | None, people: int | None
 ) -> Table:
     """What the check for contradictions needs to know of the table and one sensitive column."""
     return Table(
@@ -213,7 +229,7 @@ def _described(
         name,
         () if values is None else tuple(n for n in values.tolist() if n),
         tuple(c.name for c in job.contract.with_role("quasi_identifier")),
-        None if found.people is None else int(found.people.sum()),
+        people,
     )
 
 
@@ -313,7 +329,7 @@ def published(frame: pd.DataFrame, contract: Contract, settings: Anonymisation) 
     return frame
 
 
-def _fields(job: Job, *, suppressing: bool) -> pa.Schema:
+def fields_of(job: Job, *, suppressing: bool) -> pa.Schema:
     """Arrow schema of the table to write; untouched columns keep their types."""
     import pyarrow as pa
 

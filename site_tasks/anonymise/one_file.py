@@ -36,10 +36,11 @@ def anonymise_file(
 ) -> dict[str, Any]:
     """Write the anonymised file and its risk report; memory as the engine's.
 
-    Rows are read and written in chunks.  Under local recoding with ``mondrian`` only distinct rows
-    and classes stay in memory (``site_tasks.anonymise.streamed``); else, and with ``series``,
-    ``population`` or ``utility``, codes of all quasi-identifiers (4 bytes each), classes and what
-    the risk report sorts do, some 200 bytes per row in all.
+    Rows are read and written in chunks.  Only distinct rows and classes stay in memory under local
+    recoding with ``mondrian`` and under public levels (``site_tasks.anonymise.streamed``,
+    ``counted``).  Else, and with ``series``, ``population`` or ``utility``, codes of all
+    quasi-identifiers (4 bytes each), classes and what the risk report sorts do, some 200 bytes per
+    row in all.
 
     Parameters
     ----------

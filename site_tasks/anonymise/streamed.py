@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from site_tasks.anonymise.local.stream import Partition
 
-__all__ = ["anonymise_streamed", "streams"]
+__all__ = ["Sample", "anonymise_streamed", "lone", "streams"]
 
 
 def streams(job: Job) -> bool:
@@ -40,10 +40,13 @@ def streams(job: Job) -> bool:
     """
     from site_tasks.anonymise.local.stream import streamable
 
+    return job.settings.method == "mondrian" and lone(job) and streamable(*coded_columns(job))
+
+
+def lone(job: Job) -> bool:
+    """Whether nobody asks for single rows: no series, population, outcome or models' use."""
     whole = (job.series, job.population, job.outcome)
-    if job.settings.method != "mondrian" or job.utility or any(path is not None for path in whole):
-        return False
-    return streamable(*coded_columns(job))
+    return not job.utility and all(path is None for path in whole)
 
 
 def anonymise_streamed(job: Job, models: tuple[Model, ...]) -> Report:
@@ -65,7 +68,7 @@ def anonymise_streamed(job: Job, models: tuple[Model, ...]) -> Report:
     from site_tasks.anonymise.local.stream import recode_stream
 
     settings, rows = job.settings, row_count(job.source)
-    sample = _Sample(rows)
+    sample = Sample(rows)
     found = recode_stream(
         lambda: sample.passing(coded_pieces(job)),
         k=settings.k,
@@ -104,7 +107,7 @@ def _written(job: Job, found: Partition, proof: RecodingChecker) -> Iterator[pd.
         start += len(frame)
 
 
-class _Sample:
+class Sample:
     """Evenly spread rows of a table that passes by, at most as many as the risk report looks at."""
 
     def __init__(self, rows: int) -> None:

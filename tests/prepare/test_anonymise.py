@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folkmoot.contract import Contract
-from folkmoot.errors import DataError
+from folkmoot.errors import ConfigError, DataError
+from folkmoot.generalisation import check_levels
 from folkmoot.params import Anonymisation
 from site_tasks.anonymise.classes import count_classes
 from site_tasks.anonymise.generalise import anonymise, needed
@@ -102,7 +103,8 @@ def test_suppression_limit(contract: Contract, tmp_path: Path) -> None:
     assert not (tmp_path / "target.parquet").exists()
 
 
-def test_without_quasi_identifiers_all_rows_are_one_class(tmp_path: Path) -> None:
+def test_models_without_quasi_identifiers_are_refused(tmp_path: Path) -> None:
+    """All rows would be one class: nothing is promised, and one row less would retire them all."""
     contract = Contract.model_validate(
         {
             "name": "c",
@@ -114,9 +116,11 @@ def test_without_quasi_identifiers_all_rows_are_one_class(tmp_path: Path) -> Non
         }
     )
     frame = pd.DataFrame({"x": [0.1, 0.2], "y": [0.0, 1.0]})
-    assert len(run(frame, tmp_path, contract, k=2)) == 2
-    with pytest.raises(DataError):
-        run(frame, tmp_path, contract, k=3)
+    with pytest.raises(ConfigError, match="contract c has no quasi-identifier") as caught:
+        run(frame, tmp_path, contract, k=2)
+    assert "anonymisation.k to 1" in caught.value.remedy
+    assert not (tmp_path / "target.parquet").exists()
+    check_levels(contract, Anonymisation())
 
 
 def test_when_the_table_needs_no_change(contract: Contract) -> None:

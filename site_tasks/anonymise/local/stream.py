@@ -23,7 +23,7 @@ from site_tasks.anonymise.local.engine import settled, strict_of
 from site_tasks.anonymise.models import Model
 from site_tasks.anonymise.secret import Secret
 
-__all__ = ["Partition", "recode_stream", "streamable"]
+__all__ = ["Partition", "counted", "recode_stream", "streamable"]
 
 Keys = NDArray[np.int64]
 
@@ -111,28 +111,7 @@ def recode_stream(
     ConfigError
         ``config.invalid`` where the columns have too many combinations for one 64-bit number.
     """
-    with_sensitive = False
-    first: Coded | None = None
-    sizes = np.zeros(0, np.int64)
-    keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    waiting: list[tuple[Keys, NDArray[np.int64]]] = []
-    for piece in pieces():
-        if first is None:
-            first = piece
-            with_sensitive = bool(models) and piece.sensitive is not None
-            sizes = radices(piece, sensitive=with_sensitive)
-            if math.prod(sizes.tolist()) >= LIMIT:
-                raise ConfigError(
-                    "config.invalid",
-                    "The quasi-identifiers have too many combinations to be streamed.",
-                    "Give columns of many values coarser steps, or recode the table in memory.",
-                )
-        found, rows, _ = grouped(pack(piece, sizes))
-        waiting.append((found, rows))
-        if sum(len(part) for part, _ in waiting) > len(keys):  # like sizes: O(n log n) in all
-            keys, counts = _merged([(keys, counts), *waiting])
-            waiting = []
-    keys, counts = _merged([(keys, counts), *waiting])
+    first, keys, counts, sizes = counted(pieces, sensitive=bool(models))
     if first is None or counts.sum() < k:
         raise DataError(
             "data.too-few-rows",
@@ -148,6 +127,55 @@ def recode_stream(
     whole = strict_of(first.columns, codes, counts, sensitive, needs, suppression_limit)
     domain = () if sensitive is None else first.sensitive_domain
     return Partition(whole, counts, keys, sizes, domain)
+
+
+def counted(
+    pieces: Callable[[], Iterable[Coded]], *, sensitive: bool
+) -> tuple[Coded | None, Keys, NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct rows of a table, counted piece by piece; memory O(piece + distinct rows).
+
+    Parameters
+    ----------
+    pieces : callable
+        Starts a pass: coded pieces of equal columns.
+    sensitive : bool
+        Whether rows of different sensitive values stay apart.
+
+    Returns
+    -------
+    first : Coded or None
+        The first piece; None of an empty table.
+    keys, counts : ndarray of int64, shape (distinct rows,)
+        One number per distinct row in ascending order, and its rows.
+    sizes : ndarray of int64
+        Number of codes per column, by which keys are made and taken apart.
+
+    Raises
+    ------
+    ConfigError
+        ``config.invalid`` where the columns have too many combinations for one 64-bit number.
+    """
+    first: Coded | None = None
+    sizes = np.zeros(0, np.int64)
+    keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    waiting: list[tuple[Keys, NDArray[np.int64]]] = []
+    for piece in pieces():
+        if first is None:
+            first = piece
+            sizes = radices(piece, sensitive=sensitive and piece.sensitive is not None)
+            if math.prod(sizes.tolist()) >= LIMIT:
+                raise ConfigError(
+                    "config.invalid",
+                    "The quasi-identifiers have too many combinations to be streamed.",
+                    "Give columns of many values coarser steps, or recode the table in memory.",
+                )
+        found, rows, _ = grouped(pack(piece, sizes))
+        waiting.append((found, rows))
+        if sum(len(part) for part, _ in waiting) > len(keys):  # like sizes: O(n log n) in all
+            keys, counts = _merged([(keys, counts), *waiting])
+            waiting = []
+    keys, counts = _merged([(keys, counts), *waiting])
+    return first, keys, counts, sizes
 
 
 def _merged(parts: Sequence[tuple[Keys, NDArray[np.int64]]]) -> tuple[Keys, NDArray[np.int64]]:

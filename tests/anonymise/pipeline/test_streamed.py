@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import site_tasks.anonymise.counted as counted_rows
 import site_tasks.anonymise.streamed as streamed
 import site_tasks.table
 from folkmoot.contract import Contract
@@ -32,6 +33,18 @@ CASES: dict[str, dict[str, Any]] = {
     "rows left out": {"k": 5, "suppression_limit": 0.05},
     "l and t": {"k": 4, "l_diversity": {"l": 2}, "t_closeness": {"t": 0.5}},
     "pseudonyms": {"k": 5, "identifiers": "pseudonymise"},
+}
+LEVELS = {"recoding": "public", "suppression_limit": 1.0, "levels": {"age": 1, "weight": 1}}
+COUNTED: dict[str, dict[str, Any]] = {
+    "k alone": {**LEVELS, "k": 6},
+    "l and t": {**LEVELS, "k": 4, "l_diversity": {"l": 3}, "t_closeness": {"t": 0.35}},
+    "two columns": {
+        **LEVELS,
+        "k": 3,
+        "identifiers": "pseudonymise",
+        "l_diversity": {"l": 2},
+        "sensitive": ["illness", "outcome"],
+    },
 }
 
 
@@ -76,6 +89,7 @@ def run(contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             patch.setattr(Partition, "apply", counted)
             if whole:
                 patch.setattr(streamed, "streams", lambda job: False)
+                patch.setattr(counted_rows, "counts_only", lambda job: False)
             target, folder = tmp_path / f"out-{whole}.parquet", tmp_path / f"risk-{whole}"
             found = anonymise_file(
                 source,
@@ -106,6 +120,26 @@ def test_the_stream_makes_the_same_table_and_report(name: str, run: Run) -> None
         assert report["after"]["sensitive"]["illness"]["distinct_l"] >= 2
 
 
+@pytest.mark.parametrize("name", COUNTED)
+def test_public_levels_need_counts_alone(name: str, run: Run) -> None:
+    found, streamed_table, report = run(COUNTED[name], table())
+    wanted, whole_table, whole_report = run(COUNTED[name], table(), whole=True)
+    pd.testing.assert_frame_equal(streamed_table, whole_table)
+    assert found == wanted
+    assert 0 < found["suppressed"] < found["rows"]
+    assert _flat(report) == pytest.approx(_flat(whole_report))
+
+
+def test_numbers_that_keep_their_value_are_not_counted(contract: Contract, tmp_path: Path) -> None:
+    def counts(levels: dict[str, int], **more: Any) -> bool:
+        settings = Anonymisation(k=5, levels=levels)
+        return counted_rows.counts_only(Job(tmp_path, tmp_path, contract, settings, SECRET, **more))
+
+    assert counts({"weight": 1})
+    assert not counts({"age": 1})
+    assert not counts({"weight": 1}, utility=True)
+
+
 def _flat(value: Any, at: str = "") -> dict[str, Any]:
     """Nested JSON as one level, with a path for each figure."""
     if isinstance(value, dict | list):
@@ -132,8 +166,9 @@ def _break(kind: str, patch: pytest.MonkeyPatch) -> None:
     if kind == "an engine that errs":
         patch.setattr(Partition, "apply", moved)
     else:
-        how = shortened if kind == "rows that are gone" else changed
+        how = changed if kind == "rows that changed" else shortened
         patch.setattr(streamed, "identified_chunks", how)
+        patch.setattr(counted_rows, "identified_chunks", how)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +177,7 @@ def _break(kind: str, patch: pytest.MonkeyPatch) -> None:
         ("an engine that errs", PrivacyError, "do not allow their own value"),
         ("rows that are gone", PrivacyError, "neither kept nor suppressed"),
         ("rows that changed", DataError, "changed between the two passes"),
+        ("a shorter file, counted", DataError, "changed between the two passes"),
     ],
 )
 def test_nothing_is_left_of_a_table_that_is_not_proven(
@@ -156,6 +192,8 @@ def test_nothing_is_left_of_a_table_that_is_not_proven(
     source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
     table().to_parquet(source, index=False)
     settings = Anonymisation(recoding="local", k=5)
+    if kind.endswith("counted"):
+        settings = Anonymisation.model_validate({**COUNTED["k alone"]})
     job = Job(source, target, contract, settings, SECRET)
     _break(kind, monkeypatch)
     with pytest.raises(error, match=words):
