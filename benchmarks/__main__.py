@@ -27,6 +27,7 @@ NAMES = (
     "embedded",
     "ledger",
     "secure_aggregation",
+    "statistics",
     "crash",
     "trees",
     "exact_trees",

@@ -78,8 +78,9 @@ def run(
     if as_json:
         sys.stdout.write(json.dumps(result, sort_keys=True) + "\n")
     else:
-        from folkmoot.cli.tables import show
+        from folkmoot.cli import statistics, tables
 
+        show = statistics.show if result["kind"] == "statistics" else tables.show
         show(console, result)
 
 

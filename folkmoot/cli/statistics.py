@@ -11,7 +11,7 @@ import typer
 from folkmoot.cli.places import Overrides, ParamsFile
 from folkmoot.cli.run import Host
 
-__all__ = ["app"]
+__all__ = ["app", "show"]
 
 app = typer.Typer(no_args_is_help=True, help="Statistics over the rows of all sites.")
 
@@ -63,11 +63,11 @@ def run(
     if as_json:
         sys.stdout.write(json.dumps(result, sort_keys=True) + "\n")
     else:
-        _show(console, result)
+        show(console, result)
 
 
-def _show(console: Any, result: dict[str, Any]) -> None:
-    """A line per figure; bins and edges stay in the file."""
+def show(console: Any, result: dict[str, Any]) -> None:
+    """Print a line per figure; bins and edges stay in the file."""
     from rich.table import Table
 
     from pipelines.coordinator.statistics_log import figures_of

@@ -2,12 +2,12 @@
 
 Every site splits its counts into three shares, sealed for the three computing sites, and the exchange
 carries them.  The computing sites then work together, live: each starts a process of its own
-(``site_tasks.measure.party``) and these three must reach each other.
+(``site_tasks.measure.party``) and these three must reach each other, on one machine or through tunnels
+that end at loopback: MPyC itself sends in the clear.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import subprocess
@@ -137,23 +137,10 @@ def _together(
     """Run MPyC's process of this site."""
     asked, parties = context.params.statistics, _parties(context)
     addresses = [asked.compute[party] for party in parties]
-    folder = home.private / "mpc"
-    tls = not all(map(_loopback, addresses))
-    if tls and not all((folder / name).exists() for name in ("party.crt", "party.key", "ca.crt")):
-        raise ConfigError(
-            "config.missing-file",
-            f"Site {home.name} computes over a network, and private/mpc/ lacks party.crt, party.key "
-            "or ca.crt.",
-            "Let the three computing sites agree on an authority and make keys (see "
-            "docs/how-to/statistics.md), or compute on one machine.",
-            site=home.name,
-        )
     index = parties.index(home.name)
     job = {
         "addresses": addresses,
         "index": index,
-        "host": None if tls else "127.0.0.1",
-        "tls": tls,
         "bits": _BITS,
         "area_bits": AREA_BITS,
         "least": asked.minimum_cell,
@@ -163,15 +150,6 @@ def _together(
     packages = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory(dir=home.private, prefix=".mpc-") as place:
-        if tls:  # where MPyC looks for them
-            config = Path(place) / ".config"
-            config.mkdir()
-            for name, target in (
-                ("party.crt", f"party_{index}.crt"),
-                ("party.key", f"party_{index}.key"),
-                ("ca.crt", "mpyc_ca.crt"),
-            ):
-                (config / target).symlink_to(folder / name)
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "site_tasks.measure.party"],
@@ -197,14 +175,6 @@ def _together(
                 site=home.name,
             ) from None
         raise _unreached(home) from None
-
-
-def _loopback(address: str) -> bool:
-    host = address.rpartition(":")[0]
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _parties(context: RunContext) -> list[str]:

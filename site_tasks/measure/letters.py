@@ -141,15 +141,6 @@ def listed_senders(
             "Find out who made it; nothing was opened.",
             site=home.name,
         )
-    state = state_of(context, home)
-    which = digest(data)
-    if state.decide(f"senders-{step.round:04d}", which) != which:
-        raise SecureError(
-            "secure.again",
-            f"Site {home.name} was sent a second list of senders for round {step.round}.",
-            "Find out who made it; the first stays answered.",
-            site=home.name,
-        )
     found: dict[str, Mapping[str, Mapping[str, Bytes]]] = {}
     for site, wanted in listed.items():
         sent = context.store.get(context.key(keys.update(step.round, site)), wanted)
@@ -162,6 +153,15 @@ def listed_senders(
         }
         parts = open_released(sent, context.roster, expect).parts
         found[site] = {name: part.arrays for name, part in parts.items()}
+    state = state_of(context, home)
+    which = digest(data)
+    if state.decide(f"senders-{step.round:04d}", which) != which:
+        raise SecureError(
+            "secure.again",
+            f"Site {home.name} was sent a second list of senders for round {step.round}.",
+            "Find out who made it; the first stays answered.",
+            site=home.name,
+        )
     return found
 
 

@@ -67,6 +67,15 @@ MASKED = {
     "aggregation": {"protection": "masks"},
     "model": {"linear": {"strategy": "fedavg", "rounds": 2}},
 }
+STATISTICS = {
+    "aggregation": {"protection": "masks"},
+    "statistics": {
+        "ask": ["moments", "median"],
+        "compute": {
+            f"site-{one}": f"localhost:{port}" for one, port in zip("abc", (1, 2, 3), strict=True)
+        },
+    },
+}
 FAULTY = {"model": {"linear": {"round": 3}}}
 ONE_TASK = {
     "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "federated_linear",
@@ -88,6 +97,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         ("cyclic", CYCLIC),
         ("private", PRIVATE),
         ("masked", MASKED),
+        ("statistics", STATISTICS),
         ("anonymised", {"anonymisation": {"k": 5}}),
         ("faulty", FAULTY),
     ):
@@ -252,3 +262,23 @@ def test_every_body_of_a_step_has_its_words() -> None:
     from pipelines.hosts import airflow_docs, execute
 
     assert set(airflow_docs._BODIES) >= set(execute.BODIES)
+
+
+def test_statistics_have_a_dag_of_their_own_where_they_are_asked_for(
+    cases: dict[str, dict[str, Any]],
+) -> None:
+    """Rounds of turns, three computing sites, and no start but by hand."""
+    assert cases["statistics"]["errors"] == {}
+    dag = cases["statistics"]["dags"]["federated_statistics"]
+    assert dag["timetable"] == "NullTimetable"
+    tasks = dag["tasks"]
+    computing = [name for name in tasks if name.startswith("round-001.compute-")]
+    assert computing == [f"round-001.compute-site-{one}-001" for one in "abc"]
+    for name in computing:
+        assert "round-001.relay-001" in tasks[name]["up"]
+        assert tasks[name]["queue"] == "site-site-" + name.split("-")[3]
+    assert set(tasks["round-001.aggregate-001"]["up"]) == set(computing)
+    assert "round-002.statistics-site-d-002" in tasks["round-002.survivors-002"]["up"]
+    assert {"open", "conclude", "report"} <= tasks.keys()
+    assert not {"register", "track"} & tasks.keys()
+    assert all(task["doc"] and task["title"] for task in tasks.values())
