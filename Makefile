@@ -9,7 +9,7 @@ export PYTHONPATH := $(CURDIR)
 # Every stage and every site is a process of its own: the code is compiled once for all of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo ui test lint bench docs lock clean
+.PHONY: help setup demo ui federation test lint bench docs lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -32,6 +32,9 @@ demo: $(READY) ## Train over four sites through Airflow and show what came of it
 ui: $(READY) ## Open Airflow and MLflow on loopback
 	@$(BIN)/python -m pipelines.demo ui
 
+federation: $(READY) ## A coordinator and three sites on this machine, kept apart; shows what left them
+	@$(BIN)/python -m benchmarks.federation
+
 test: $(READY) lint ## Run all checks and tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -49,7 +52,7 @@ docs: $(READY) ## Write the reference pages that are made from the code
 
 lock: ## Resolve pyproject.toml anew into requirements/lock.txt
 	@$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-		--extra coordinator --extra site --extra s3 --group dev pyproject.toml --upgrade --output-file requirements/lock.txt
+		--extra coordinator --extra site --extra worker --extra s3 --extra ckks --extra mpc --group dev pyproject.toml --upgrade --output-file requirements/lock.txt
 
 clean: ## Remove the demo's workspace (sites, runs, MLflow); the environment stays
 	@rm -rf .folkmoot
