@@ -25,6 +25,7 @@ NAMES = (
     "private_trees",
     "private_round",
     "embedded",
+    "guard",
     "ledger",
     "secure_aggregation",
     "statistics",

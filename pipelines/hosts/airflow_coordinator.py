@@ -188,7 +188,9 @@ class Coordinator(Services):
         context = ssl.create_default_context(cafile=str(self._tls.certificate))
         # Asked on this machine, under another name than sites use.
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        base = f"https://127.0.0.1:{port}"
+        listens = self.settings.listen
+        address = "127.0.0.1" if listens in {"0.0.0.0", "::"} else listens  # noqa: S104
+        base = f"https://{f'[{address}]' if ':' in address else address}:{port}"
         deadline = time.monotonic() + timeout
         with httpx.Client(base_url=base, verify=context, timeout=30.0) as client:
             while True:
