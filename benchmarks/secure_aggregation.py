@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from benchmarks.report import row
 from folkmoot.secure import recover
 from folkmoot.secure.grid import Grid
+from folkmoot.secure.layout import Layout, Limits
 from folkmoot.secure.masks import CHUNK, add_masks
 from folkmoot.secure.rehearsal import Rehearsal
 from folkmoot.secure.state import SiteState
@@ -37,6 +38,7 @@ def main() -> None:
     mask_generation()
     for n, limit in ((4, 15), (16, 60), (64, 250)):
         at_a_site(n, limit)
+    narrow()
     recovery()
     growth()
     encryption()
@@ -135,6 +137,22 @@ def at_a_site(n: int, limit: float) -> None:
         f"{max(sizes)}",
         f"≤ {bound:.0f}",
         met=max(sizes) <= bound,
+    )
+
+
+def narrow() -> None:
+    """Bytes of an upload whose values travel modulo 2^32, with its statement's size left aside."""
+    limits = Limits(64, 1.0, 1.0, 1e6, step=2.0**-22)
+    delta = np.random.default_rng(0).uniform(-1, 1, MILLION)
+    layout = Layout.of({"update": ("linear", {"delta": delta})}, limits)
+    made = layout.encode({"update": {"delta": delta}}, {"update": 1.0}, bytes(32), outside="clip")
+    sent = len(encode(Artefact("update", {"layout": layout.to_dict()}, made)))
+    bound = 1.05 * 4 * MILLION + 100 * 63
+    row(
+        "64 sites, clipped updates of equal weight, 1e6 parameters in 32 bits: bytes of an upload",
+        f"{sent}",
+        f"≤ {bound:.0f}",
+        met=sent <= bound,
     )
 
 

@@ -124,7 +124,7 @@ _KINDS: dict[str, type] = {
     "masked": Masked,
 }
 #: All arrays of a release whose numbers are hidden: masked, or encrypted (``folkmoot.secure.ckks``).
-HIDDEN = ({"masked"}, {"cipher", "ends"})
+HIDDEN = ({"masked"}, {"masked", "narrow"}, {"cipher", "ends"})
 
 
 class PrivatisedUpdate:
@@ -260,7 +260,9 @@ def open_released(data: bytes, roster: Roster, expect: Mapping[str, Any]) -> Rel
     return released
 
 
-def open_sum(updates: Sequence[ReleasedUpdate], layout: Layout, total: Array) -> SummedUpdate:
+def open_sum(
+    updates: Sequence[ReleasedUpdate], layout: Layout, total: Mapping[str, Array]
+) -> SummedUpdate:
     """The sum of masked updates, once their masks were taken off ``total``; O(numbers).
 
     Parameters
@@ -269,8 +271,8 @@ def open_sum(updates: Sequence[ReleasedUpdate], layout: Layout, total: Array) ->
         The contributors' masked updates, sorted by site.
     layout : Layout
         Of their vectors.
-    total : ndarray of uint64
-        The unmasked sum of their vectors.
+    total : dict of str to ndarray
+        The unmasked sum of their vectors (``Layout.zeros`` has their names).
 
     Returns
     -------
@@ -285,7 +287,7 @@ def open_sum(updates: Sequence[ReleasedUpdate], layout: Layout, total: Array) ->
     """
     if not updates or any(not u.hidden or len(u.sites) != 1 for u in updates):
         raise _order("A sum is opened of masked releases alone.")
-    found, weights = layout.decode(total)
+    found, weights = layout.decode(dict(total))
     parts: dict[str, Part] = {}
     for name, kind in layout.kinds.items():
         linear = kind == "linear"

@@ -1,6 +1,8 @@
 """How the parts of a release become one vector of a ring, and a sum of vectors parts again.
 
-Blocks follow the sorted names of parts and arrays.  Whole numbers travel as they are; real ones on
+A contribution is one vector of numbers of 64 bits, and one of 32 bits where averaged values stay below
+a public bound and 32 bits prove fine enough (``Limits.step``).  Blocks follow the sorted names of parts
+and arrays.  Whole numbers travel as they are; real ones on
 a :class:`~folkmoot.secure.grid.Grid` of their own; changes of a model (``delta``) are multiplied by
 the site's weight, which is the last number of its part: a weighted mean is one sum of ``[w x, w]``.
 All sites of a sum have the same layout, which is public: it depends on params and contract alone.
@@ -21,9 +23,12 @@ from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.secure.grid import Grid
 from folkmoot.wire import canonical_json, digest
 
-__all__ = ["Block", "Layout", "Limits"]
+__all__ = ["Block", "Layout", "Limits", "Ring"]
 
 Array = NDArray[Any]
+#: Vectors by name: ``masked`` of 64 bits, ``narrow`` of 32 bits where there is one.
+Ring = dict[str, Array]
+_RINGS = {64: "masked", 32: "narrow"}
 #: Arrays that are averaged by weight; all others are summed as they are.
 AVERAGED = frozenset({"delta", "control"})
 
@@ -42,6 +47,8 @@ class Limits:
         Largest weight of a site: its training rows, or 1.
     rows : float
         Most rows behind a sum of a site.
+    step : float, optional
+        Largest step of averaged values that is fine enough; without one, 64 bits are always taken.
     clipped : bool
         Whether values beyond the limit are clipped (they are bounded by the plan's own clip norm
         or a stated limit) instead of refused.
@@ -52,6 +59,7 @@ class Limits:
     weight: float
     rows: float
     clipped: bool = True
+    step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +130,22 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Numbers of the vector."""
-        return sum(block.size for block in self.blocks)
+        """Numbers of the vector of 64 bits."""
+        return sum(block.size for block in self.blocks if block.grid.bits == 64)
+
+    @property
+    def narrow(self) -> int:
+        """Numbers of the vector of 32 bits."""
+        return sum(block.size for block in self.blocks if block.grid.bits == 32)
+
+    def zeros(self) -> Ring:
+        """A contribution of nothing: one vector per modulus."""
+        return {name: np.zeros(size, dtype) for name, (dtype, size) in self.vectors().items()}
+
+    def vectors(self) -> dict[str, tuple[type[np.unsignedinteger[Any]], int]]:
+        """Type and length of the vectors of a contribution, by name."""
+        wide = {"masked": (np.uint64, self.size)}
+        return {**wide, "narrow": (np.uint32, self.narrow)} if self.narrow else wide
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -166,8 +188,8 @@ class Layout:
         seed: bytes,
         *,
         outside: Literal["clip", "refuse"],
-    ) -> NDArray[np.uint64]:
-        """One contribution as a vector; O(numbers).
+    ) -> Ring:
+        """One contribution, a vector per modulus (``masked``, ``narrow``); O(numbers).
 
         Parameters
         ----------
@@ -184,11 +206,11 @@ class Layout:
         SecureError
             ``secure.range``.
         """
-        out = np.empty(self.size, np.uint64)
-        start = 0
+        out, starts = self.zeros(), {64: 0, 32: 0}
         for block in self.blocks:
-            into = out[start : start + block.size]
-            start += block.size
+            start = starts[block.grid.bits]
+            starts[block.grid.bits] += block.size
+            into = out[_RINGS[block.grid.bits]][start : start + block.size]
             if not block.array:
                 array: Array = np.array(weights[block.part])
             else:
@@ -206,9 +228,7 @@ class Layout:
             into[:] = block.grid.encode(values.ravel(), "stochastic", seed=own, outside=clip)
         return out
 
-    def decode(
-        self, total: NDArray[np.uint64]
-    ) -> tuple[dict[str, dict[str, Array]], dict[str, float]]:
+    def decode(self, total: Ring) -> tuple[dict[str, dict[str, Array]], dict[str, float]]:
         """Parts and weights of a sum: averaged arrays as means, the others as sums; O(numbers).
 
         Raises
@@ -219,10 +239,11 @@ class Layout:
         parts: dict[str, dict[str, Array]] = {part: {} for part in self.kinds}
         weights: dict[str, float] = {}
         averaged: list[tuple[str, str]] = []
-        start = 0
+        starts = {64: 0, 32: 0}
         for block in self.blocks:
-            ring = total[start : start + block.size]
-            start += block.size
+            start = starts[block.grid.bits]
+            starts[block.grid.bits] += block.size
+            ring = total[_RINGS[block.grid.bits]][start : start + block.size]
             if not block.array:
                 weights[block.part] = float(block.grid.decode(ring)[0])
                 continue
@@ -263,7 +284,11 @@ def _block(part: str, name: str, array: Array, linear: bool, limits: Limits, uni
     if units is not None:  # in these units a row adds at most 1
         limit = limits.rows
     exponents = None if units is None else tuple(int(n) for n in np.atleast_1d(units))
-    return Block(part, name, array.shape, False, weighted, Grid.fit(limit, limits.sites), exponents)
+    grid = Grid.fit(limit, limits.sites)
+    if weighted and limits.step is not None:
+        narrow = Grid.fit(limit, limits.sites, bits=32)
+        grid = narrow if narrow.step <= limits.step else grid
+    return Block(part, name, array.shape, False, weighted, grid, exponents)
 
 
 def _whole(array: Array, grid: Grid) -> NDArray[np.uint64]:

@@ -163,23 +163,35 @@ def commitment(seed: bytes, binding: Binding, site: str) -> bytes:
 
 
 def add_masks(
-    vector: NDArray[Any], add: Iterable[bytes] = (), subtract: Iterable[bytes] = ()
+    vector: NDArray[Any] | Mapping[str, NDArray[Any]],
+    add: Iterable[bytes] = (),
+    subtract: Iterable[bytes] = (),
 ) -> None:
     """Add and subtract masks in place, modulo the ring; O(masks · bytes).
 
     Parameters
     ----------
-    vector : ndarray of uint64 or uint32, shape (m,)
-        C-contiguous; changed in place, chunk by chunk with all masks of a chunk at a time.
+    vector : ndarray of uint64 or uint32, shape (m,), or several by name
+        C-contiguous; changed in place, chunk by chunk with all masks of a chunk at a time.  Several are
+        masked one after the other, by name, from one stream: no bit of it is used twice.
     add, subtract : iterables of bytes
         Keys of 32 bytes.
     """
-    if vector.dtype not in (np.uint64, np.uint32) or not vector.flags.c_contiguous:
+    vectors = [vector[name] for name in sorted(vector)] if isinstance(vector, Mapping) else [vector]
+    if any(
+        v.dtype not in (np.uint64, np.uint32) or not v.flags.c_contiguous or not v.ndim
+        for v in vectors
+    ):
         raise ValueError("masks are added to contiguous uint64 or uint32 numbers")
     streams: Sequence[tuple[Any, Any]] = [
         *((np.add, _stream(key)) for key in add),
         *((np.subtract, _stream(key)) for key in subtract),
     ]
+    for one in vectors:
+        _add(one, streams)
+
+
+def _add(vector: NDArray[Any], streams: Sequence[tuple[Any, Any]]) -> None:
     size = vector.dtype.itemsize
     step = CHUNK // size
     raw = np.empty(CHUNK, np.uint8)

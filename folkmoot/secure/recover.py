@@ -132,7 +132,11 @@ def leftover_masks(
 
 
 def unmask(
-    total: NDArray[Any], add: Sequence[bytes], subtract: Sequence[bytes], *, threads: int = 1
+    total: NDArray[Any] | Mapping[str, NDArray[Any]],
+    add: Sequence[bytes],
+    subtract: Sequence[bytes],
+    *,
+    threads: int = 1,
 ) -> None:
     """Add and subtract masks in place, in parts of the vector side by side; O(masks · bytes).
 
@@ -144,14 +148,17 @@ def unmask(
         add_masks(total, add, subtract)
         return
 
-    def some(part: Sequence[tuple[bytes, bool]]) -> NDArray[Any]:
-        own = np.zeros_like(total)
+    vectors = total if isinstance(total, Mapping) else {"": total}
+
+    def some(part: Sequence[tuple[bytes, bool]]) -> dict[str, NDArray[Any]]:
+        own = {name: np.zeros_like(vector) for name, vector in vectors.items()}
         add_masks(own, [k for k, up in part if up], [k for k, up in part if not up])
         return own
 
     with ThreadPoolExecutor(threads) as pool:
         for own in pool.map(some, [signed[i::threads] for i in range(threads)]):
-            np.add(total, own, out=total)
+            for name, vector in vectors.items():
+                np.add(vector, own[name], out=vector)
 
 
 def _reconstruct(

@@ -85,7 +85,7 @@ def conceal(
     )
     state.claim(index, binding, identity)
     if session.encrypted:
-        made = encrypt(context, home, binding, vector)
+        made = encrypt(context, home, binding, vector["masked"])
         hidden: dict[str, NDArray[Any]] = {"cipher": made.data, "ends": made.ends}
     else:
         known = memory(context, home)
@@ -94,7 +94,7 @@ def conceal(
         peers = {o: public[index] for o, public in known.peers.items() if o in near}
         own = known.keys.masks[index], known.keys.seeds[index]
         add_masks(vector, *own_masks(binding, home.name, *own, peers))
-        hidden = {"masked": vector}
+        hidden = vector
     view = View(
         plan=session.plan,
         members=digest(set_up_of(context).members_list),

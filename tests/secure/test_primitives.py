@@ -16,6 +16,7 @@ from folkmoot.identity import public_text
 from folkmoot.identity.agreement import agreement_key, agreement_public
 from folkmoot.secure import shamir
 from folkmoot.secure.boxes import Sealer, open_box, seal_box
+from folkmoot.secure.layout import Layout, Limits
 from folkmoot.secure.masks import (
     CHUNK,
     SEED_BYTES,
@@ -247,3 +248,41 @@ def test_a_box_needs_the_long_term_key_as_well():
     stolen = Sealer(runs[1], X25519PrivateKey.generate())
     with pytest.raises(SecureError):
         open_box(box, stolen, public[0], "run", "a", "b")
+
+
+def test_two_vectors_are_masked_from_one_stream_without_using_a_bit_twice():
+    key = bytes(range(32))
+    both = {"narrow": np.zeros(700, np.uint32), "masked": np.zeros(300, np.uint64)}
+    add_masks(both, [key])
+    whole = np.zeros(300 + 350, np.uint64)
+    add_masks(whole, [key])
+    assert both["masked"].tobytes() + both["narrow"].tobytes() == whole.tobytes()
+    add_masks(both, (), [key])
+    assert not both["masked"].any()
+    assert not both["narrow"].any()
+
+
+@pytest.mark.parametrize(("sites", "bits"), [(2, 32), (64, 32), (511, 32), (512, 64), (4000, 64)])
+def test_32_bits_are_taken_where_the_bound_proves_them_enough(sites, bits):
+    """Values up to 0.5 and weights of one: the step is 2^-22 of that, or 64 bits are taken."""
+    limits = Limits(sites, 0.5, 1.0, 1e6, step=0.5 * 2.0**-22)
+    delta = np.linspace(-0.5, 0.5, 11)
+    parts = {"update": {"delta": delta, "loss": np.array(1.5)}}
+    layout = Layout.of({"update": ("linear", parts["update"])}, limits)
+    assert {b.array: b.grid.bits for b in layout.blocks} == {"": 64, "delta": bits, "loss": 64}
+    assert Layout.from_dict(layout.to_dict()) == layout
+    total = layout.zeros()
+    assert total.keys() == ({"masked", "narrow"} if bits == 32 else {"masked"})
+    for site in range(3):
+        seed = bytes([site]) * 16
+        one = layout.encode(parts, {"update": 1.0}, seed, outside="clip")
+        for name, vector in total.items():
+            np.add(vector, one[name], out=vector)
+    found, weights = layout.decode(total)
+    assert weights == {"update": 3.0}
+    bound = layout.error_bounds(3)["update.delta"] / 3
+    assert np.abs(found["update"]["delta"] - delta).max() <= bound <= 0.5 * 2.0**-22
+    most = Layout.of({"update": ("linear", {"delta": delta})}, limits).blocks[-1].grid
+    assert sites * most.most <= most.largest  # all sites at the limit do not overflow
+    free = Limits(sites, 0.5, 1.0, 1e6)
+    assert Layout.of({"update": ("linear", parts["update"])}, free).narrow == 0

@@ -122,7 +122,9 @@ def announced(uploaded: dict[str, Path], tmp_path: Path) -> Trial:
 def test_a_masked_run_equals_the_run_without_masks_bit_for_bit(
     strategy: str, workspace_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = settings(strategy)
+    narrow = strategy == "scaffold"  # every weight one, every value clipped: 32 bits are enough
+    more: dict[str, Any] = {"privacy": {"mechanism": "clip", "clip_norm": 0.5}} if narrow else {}
+    params = settings(strategy, aggregation={"weighting": "uniform" if narrow else "rows"}, **more)
     masked = workspace_of(params, "masked")
     one = embedded.run(params, run="r", workspace=masked)
     with monkeypatch.context() as patch:
@@ -130,6 +132,12 @@ def test_a_masked_run_equals_the_run_without_masks_bit_for_bit(
         patch.setattr(recover, "unmask", lambda total, add, subtract, threads=1: None)
         grid = workspace_of(params, "grid")
         other = embedded.run(params, run="r", workspace=grid)
+    folder = masked / "exchange" / "demo" / "runs" / "r"
+    upload = decode((folder / keys.update(1, "site-a")).read_bytes()[:-84], kind="update").arrays
+    assert set(upload) == ({"masked", "narrow"} if narrow else {"masked"})
+    if narrow:  # delta and control: four bytes a parameter
+        coef = model_of(masked, one).arrays["coef"]
+        assert upload["narrow"].nbytes == 4 * 2 * (coef.size + 1)
     for name, array in model_of(masked, one).arrays.items():
         assert array.tobytes() == model_of(grid, other).arrays[name].tobytes(), name
     assert one["metrics"] == other["metrics"]

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from folkmoot.errors import FolkmootError, ProtocolError, SecureError
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.secure import recover, setup
 from folkmoot.secure.ckks import MOST_BYTES, Cipher, Packing
 from folkmoot.secure.encrypted import added, agreed_sum, open_offer
-from folkmoot.secure.layout import Layout
+from folkmoot.secure.layout import Layout, Ring
 from folkmoot.secure.masks import Binding
 from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.together import Sealed, open_sealed, open_together
@@ -72,7 +71,8 @@ def gather(step: Step, context: RunContext) -> Collected:
     if session.encrypted:
         contents = open_together(sealed, binding, which, own.graph)
         _enough(sealed, contents, threshold)
-        total, odd = agreed_sum(contents, layout.size, threshold)
+        whole, odd = agreed_sum(contents, layout.size, threshold)
+        total: Ring = {"masked": whole}
         report["silent"] = sorted(statements.keys() - contents.keys())
         report["contradicting"] = odd
         report["ciphertext_bytes"] = max(int(u.hidden["cipher"].size) for u in updates)
@@ -82,12 +82,12 @@ def gather(step: Step, context: RunContext) -> Collected:
         report["silent"] = sorted(statements.keys() - answers.keys())
         announced, dealt = _set_up(context)
 
-        def opened(members: frozenset[str]) -> NDArray[np.uint64]:
+        def opened(members: frozenset[str]) -> Ring:
             """Exact sum of the members' contributions."""
-            part: NDArray[np.uint64] = np.zeros(layout.size, np.uint64)
+            part = layout.zeros()
             for update in updates:
-                if update.site in members:
-                    np.add(part, update.hidden["masked"], out=part)
+                for name, vector in part.items() if update.site in members else ():
+                    np.add(vector, update.hidden[name], out=vector)
             add, subtract = recover.leftover_masks(
                 binding,
                 index,
@@ -121,7 +121,7 @@ def gather(step: Step, context: RunContext) -> Collected:
 
 def _grouped(
     collected: Collected,
-    totals: Mapping[str, NDArray[np.uint64]],
+    totals: Mapping[str, Ring],
     groups: Mapping[str, tuple[str, ...]],
     layout: Layout,
     context: RunContext,
@@ -134,9 +134,10 @@ def _grouped(
         found.meta["site"] = name
         check_sum(found, context)
         sums.append(found)
-    whole: NDArray[np.uint64] = np.zeros(layout.size, np.uint64)
+    whole = layout.zeros()
     for total in totals.values():
-        np.add(whole, total, out=whole)
+        for name, vector in whole.items():
+            np.add(vector, total[name], out=vector)
     report = {**collected.report, "groups": {name: list(own) for name, own in groups.items()}}
     summed = open_sum(collected.updates, layout, whole)
     return replace(collected, summed=summed, groups=sums, report=report)
@@ -210,8 +211,10 @@ def _fits(update: ReleasedUpdate, layout: Layout, context: RunContext) -> bool:
         count = Packing.of(len(context.params.federation.members)).ciphertexts(layout.size + 1)
         fit = cipher is not None and cipher.dtype == np.uint8 and cipher.size <= count * MOST_BYTES
         return fit and ends is not None and ends.dtype == np.int64 and ends.shape == (count,)
-    vector = update.hidden.get("masked")
-    return vector is not None and vector.dtype == np.uint64 and vector.shape == (layout.size,)
+    wanted, found = layout.vectors(), update.hidden
+    return wanted.keys() == found.keys() and all(
+        found[n].dtype == dtype and found[n].shape == (size,) for n, (dtype, size) in wanted.items()
+    )
 
 
 def _task(step: Step, context: RunContext) -> _Task:
