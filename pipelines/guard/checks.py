@@ -193,13 +193,13 @@ async def prefix(request: Request) -> Refusal | None:
 #: What the coordinator publishes for all sites of a run.
 _PUBLISHED = re.compile(
     r"run\.json(?:\.signature)?|final/result\.json(?:\.signature)?|secure/(?:keys|members)\.json"
-    r"|round-000/schema\.json|round-\d{3}/(?:model|record\.json)(?:\.signature)?"
-    r"|round-\d{3}/(?:survivors\.json|total)|(?:agree|final)/(?:survivors\.json|total)"
+    r"|round-000/schema\.json|round-\d{3,6}/(?:model|record\.json)(?:\.signature)?"
+    r"|round-\d{3,6}/(?:survivors\.json|total)|(?:agree|final)/(?:survivors\.json|total)"
 )
 #: What a site publishes, but for its name.
 _OWN = re.compile(
     r"round-000/(?:agreement|statistics|masked)-|secure/(?:keys|shares)-"
-    r"|round-\d{3}/(?:update|statement|answer)-|(?:agree|final)/(?:statement|answer)-"
+    r"|round-\d{3,6}/(?:update|statement|answer)-|(?:agree|final)/(?:statement|answer)-"
     r"|final/evaluation-"
 )
 _RUN = re.compile(r"(?P<federation>[^/]+)/(?P<kind>runs|anchors)/(?P<run>[^/]+)/(?P<rest>.+)")
@@ -222,7 +222,7 @@ async def exchange_read(request: Request) -> Refusal | None:
         return _no("exchange-read")
     rest = parts["rest"]
     if parts["kind"] == "anchors":
-        shown = re.fullmatch(r"round-\d{3}", rest) or _own(parts, request.site)
+        shown = re.fullmatch(r"round-\d{3,6}", rest) or _own(parts, request.site)
         return None if shown else _no("exchange-read")
     if _PUBLISHED.fullmatch(rest) or rest == f"secure/inbox-{request.site}":
         return None
