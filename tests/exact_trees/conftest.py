@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -68,12 +69,16 @@ def model_of(context: RunContext, key: str) -> Artefact:
     return decode(context.store.get(context.key(key)), kind="model")
 
 
-def pooled_rows(context: RunContext) -> Table:
-    """The very rows that the sites train on, in one table."""
-    sites = [load_prepared(context, SiteHome.find(site, context.workspace)) for site in SITES]
-    x = np.concatenate([p.matrix("train") for p in sites])
-    y = np.concatenate([p.labels("train") for p in sites])
-    weights = np.concatenate([np.asarray(p.weights("train")) for p in sites])
-    ends = np.cumsum([0, *(p.rows["train"] for p in sites)])
+def pooled_rows(
+    context: RunContext, members: Sequence[str] = SITES, part: Literal["train", "test"] = "train"
+) -> Table:
+    """The very rows that the sites train or are evaluated on, in one table."""
+    sites = [load_prepared(context, SiteHome.find(site, context.workspace)) for site in members]
+    x = np.concatenate([p.matrix(part) for p in sites])
+    y = np.concatenate([p.labels(part) for p in sites])
+    found = [p.weights(part) for p in sites]
+    weights = None if found[0] is None else np.concatenate([np.asarray(w) for w in found])
+    ends = np.cumsum([0, *(p.rows[part] for p in sites)])
     parts = [np.arange(a, b) for a, b in pairwise(ends)]
-    return Table(x, y, weights, LEVELS, parts)
+    levels = LEVELS if len(LEVELS) == x.shape[1] else (0,) * x.shape[1]
+    return Table(x, y, weights, levels, parts)

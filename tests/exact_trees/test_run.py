@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 
 from folkmoot.errors import FolkmootError, ProtocolError, RoundError
 from folkmoot.models.trees import to_xgboost, tree_bytes
-from folkmoot.params import Params
+from folkmoot.params import Params, parse_params
 from folkmoot.plan import keys
 from folkmoot.trees import options
 from folkmoot.trees.cuts import Cuts
@@ -286,3 +287,52 @@ def test_bytes_and_exchanges_per_tree(mixed: Mixed, workspace_of: Workspace) -> 
     bins = Cuts.from_arrays(model_of(context, keys.model(5)).arrays, 5).bins
     overhead = 3 * 4096
     assert sent - overhead < 0.75 * nodes * bins * 2 * 8
+
+
+@pytest.mark.parametrize("objective", ["reg:squarederror", "count:poisson"])
+def test_numbers_and_counts(workspace_of: Workspace, objective: str) -> None:
+    """Labels with bounds: the pooled model's margins and predictions, with a rate per step."""
+    params = parse_params(
+        {
+            "data": {"recipe": "diabetes"},
+            "model": {
+                "kind": "trees",
+                "trees": {
+                    "strategy": "summed_histograms",
+                    "objective": objective,
+                    "rounds": 2,
+                    "max_depth": 2,
+                    "max_bin": 16,
+                    "learning_rates": [0.5, 0.25],
+                    "bin_edges": "bounds",
+                },
+            },
+            "tracking": {"enabled": False},
+        }
+    )
+    workspace = workspace_of(params)
+    result = run(params, run="one", workspace=workspace)
+    context = opened(params, workspace, "one")
+    model = model_of(context, result["model"])
+    table = pooled_rows(context, params.federation.members)
+    cuts = Cuts.from_arrays(model.arrays, table.x.shape[1])
+    codes = bin_rows(table.x, cuts).astype(np.float32)
+    settings = {"objective": objective, "base_score": model.meta["base_score"][0], "max_depth": 2}
+    types = model.meta["feature_types"]
+    matrix = xgboost.DMatrix(codes, table.y, feature_types=types, enable_categorical=True)
+    settings |= {"tree_method": "hist", "max_bin": 4096, "nthread": 1}
+    booster = xgboost.Booster(settings, [matrix])
+    for number, rate in enumerate((0.5, 0.25)):  # XGBoost's own callback is a step late
+        booster.set_param("eta", rate)
+        booster.update(matrix, number)
+    ours = to_xgboost(model)
+    margins = ours.inplace_predict(table.x, predict_type="margin")
+    expected = booster.predict(matrix, output_margin=True)
+    assert margins == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    predicted = ours.inplace_predict(table.x)
+    assert predicted == pytest.approx(booster.predict(matrix), rel=1e-5)
+    held_out = pooled_rows(context, params.federation.members, "test")
+    error = ours.inplace_predict(held_out.x) - held_out.y
+    assert result["metrics"]["overall"]["rmse"] == pytest.approx(
+        np.sqrt((error**2).mean()), rel=1e-5
+    )
