@@ -159,7 +159,8 @@ def run(
             walk.do(step)
         clock.lap("preparation")
         last = _rounds(walk, clock)
-        progress.say(f"{len(plan.sites)} sites evaluate the model of round {last}")
+        if not params.statistics.active:
+            progress.say(f"{len(plan.sites)} sites evaluate the model of round {last}")
         for step in plan.stage("final/"):
             walk.do(ending(step, last))
         clock.lap("evaluation")
