@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from folkmoot.agreement import SchemaLattice
 from folkmoot.contract import Column, Contract
 from folkmoot.conversion import convert
 from folkmoot.errors import DataError
 from folkmoot.features import encode_frame
 from folkmoot.params import Anonymisation
+from site_tasks.anonymise.chosen import chosen_models
+from site_tasks.anonymise.full_domain.read import read_coded
+from site_tasks.anonymise.full_domain.regret import regrets
+from site_tasks.anonymise.job import Job
+from site_tasks.anonymise.table import anonymise_table
 from site_tasks.pseudonymise import date_shifts, shift_key
+from site_tasks.table import ROW
 from site_tasks.validate import validate_table
 
 from .conftest import SECRET, Anonymise
@@ -138,3 +146,50 @@ def test_a_prediction_is_converted_as_training_was_but_not_shifted(anonymise: An
     trained = encode_frame(found, generalised(CONTRACT, Anonymisation()), Anonymisation(), "trees")
     np.testing.assert_array_equal(raw[:, :2], trained[:, :2])
     assert (np.abs(raw[:, 2] - trained[:, 2]) <= 30).all()
+
+
+def test_levels_are_settled_over_converted_columns(tmp_path: Path) -> None:
+    """Dates and codes are searched, recoded and proven as if they had been converted before."""
+    draw = np.random.default_rng(4)
+    age, code = draw.integers(0, 90, 300), draw.choice(["10", "20"], 300)
+    born = [f"{2023 - years}-06-30" for years in age]
+    hierarchy = {"born": {"widths": [10, 30, 90]}, "postcode": {"prefixes": [1, 0]}}
+    raw = [
+        {**BORN, "hierarchy": hierarchy["born"]},
+        {
+            "name": "postcode",
+            "role": "quasi_identifier",
+            "type": "text",
+            "categories": ["10", "20"],
+            "convert": {"to": "prefix", "length": 2},
+            "hierarchy": hierarchy["postcode"],
+        },
+    ]
+    plain: list[dict[str, Any]] = [
+        {**raw[0], "type": "integer"},
+        {**raw[1], "type": "category"},
+    ]
+    for column in plain:
+        del column["convert"]
+    label = {"name": "y", "role": "label", "type": "category", "categories": ["0", "1"]}
+    frame = pd.DataFrame({"born": born, "postcode": [f"{c}99" for c in code], "y": "0"})
+    before = pd.DataFrame({"born": age.astype(float), "postcode": code, "y": "0"})
+    found = []
+    for name, columns, rows in (("raw", raw, frame), ("plain", plain, before)):
+        contract = Contract.model_validate(
+            {"name": "c", "task": "binary", "columns": [*columns, label]}
+        )
+        settings = Anonymisation(recoding="agreed", k=8, suppression_limit=1.0)
+        source, target = tmp_path / f"{name}.parquet", tmp_path / f"{name}-out.parquet"
+        rows.to_parquet(source, index=False)
+        job = Job(source, target, contract, settings, SECRET)
+        coded, _ = read_coded(job)
+        said = regrets(coded, chosen_models(contract, settings), limit=1.0)
+        chosen = settings.model_copy(update={"settled": said.optimum.levels})
+        report = anonymise_table(replace(job, settings=chosen))
+        made = pd.read_parquet(target).drop(columns=ROW).astype({"postcode": "str"})
+        found.append((coded.codes.tolist(), said.codes.tolist(), report.suppressed, made))
+        assert SchemaLattice.of(contract, settings).size == len(said.codes)
+    assert found[0][:3] == found[1][:3]
+    pd.testing.assert_frame_equal(found[0][3], found[1][3])
+    assert len(set(map(tuple, found[0][0]))) > 50
