@@ -56,8 +56,10 @@ def up(
     """
     import os
     import sys
+    import time
 
     from folkmoot.cli.places import workspace_of
+    from folkmoot.errors import TransientError
     from folkmoot.identity.visit import Visit
     from pipelines.hosts.airflow_worker import prepare
     from site_tasks.home import SiteHome
@@ -65,7 +67,16 @@ def up(
 
     home = SiteHome.find(site, workspace_of(workspace))
     environment = prepare(home, concurrency=concurrency)
-    facts = hello(Visit.load(coordinator_file(home)))
+    waits = [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]  # machines may start at the same time
+    while True:
+        try:
+            facts = hello(Visit.load(coordinator_file(home)))
+            break
+        except TransientError as error:
+            if not waits:
+                raise
+            typer.echo(f"{error.message} Trying again.", err=True)
+            time.sleep(waits.pop(0))
     typer.echo(f"Site {site} works for federation {facts['federation']}. Ctrl-C stops it.")
     sys.stdout.flush()
     command = [sys.executable, "-m", "pipelines.hosts.airflow_worker"]

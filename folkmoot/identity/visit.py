@@ -99,7 +99,7 @@ class Visit:
         return httpx.Client(
             base_url=self.url,
             verify=context,
-            timeout=httpx.Timeout(60.0, connect=10.0),
+            timeout=httpx.Timeout(60.0, connect=30.0),
             # Artefacts hardly shrink, and a range of a packed one means something else.
             headers={"accept-encoding": "identity"},
         )
