@@ -30,6 +30,7 @@ from site_tasks.control import load_control, save_control
 from site_tasks.home import SiteHome
 from site_tasks.linear_loss import sums
 from site_tasks.prepared import Prepared, load_prepared
+from tests.conftest import signed_anew
 
 Workspace = Callable[..., Path]
 SITES = ["a", "b", "c", "d"]
@@ -261,9 +262,11 @@ def test_a_site_trains_on_no_other_runs_model(
     model = model_of(context, keys.model(1))
     data = encode(replace(model, meta={**model.meta, **changes}))
     store = ExchangeStore(workspace / "another")
-    store.put(context.key(keys.model(1)), data)
+    there = replace(context, store=store, cache={})
+    signed_anew(there, keys.RUN, context.store.get(context.key(keys.RUN)))
+    signed_anew(there, keys.model(1), data)
     step = plan_of(params, context.contract).step("round-002/train/a")
     with pytest.raises(ProtocolError) as caught:
-        execute(step, replace(context, store=store))
+        execute(step, there)
     assert (caught.value.code, caught.value.site) == ("protocol.mismatch", "a")
     assert store.find(context.key(keys.update(2, "a"))) is None
