@@ -102,6 +102,7 @@ def photograph(page: Page) -> None:
     (FOLDER / "private-shapes.png").write_bytes(own.body())
     for artefact, picture in PICTURES.items():
         page.goto(f"{url}/#/experiments/{number}/runs/{run}/artifacts/{artefact}")
+        page.reload()  # a new fragment alone leaves the page as it was
         page.locator(f"img[src^=blob], img[src*={Path(artefact).stem}]").first.wait_for(
             timeout=240_000
         )
