@@ -41,22 +41,24 @@ def main() -> None:
     tested("random", arguments.examples)
 
 
-def timed(work: Callable[[], Any], times: int) -> list[float]:
-    out = []
+def timed(work: Callable[[], Any], times: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of one core (one thread, no waiting), and by the clock."""
+    core, clock = [], []
     for _ in range(times):
-        began = time.perf_counter()
+        began, started = time.process_time(), time.perf_counter()
         work()
-        out.append((time.perf_counter() - began) * 1000)
-    return out
+        core.append((time.process_time() - began) * 1000)
+        clock.append((time.perf_counter() - started) * 1000)
+    return core, clock
 
 
 def speed(table: Coded, what: str, most: float, times: int) -> None:
-    found = timed(lambda: measure(table), times)
+    found, clock = timed(lambda: measure(table), times)
     figures = measure(table)
     best, median = min(found), statistics.median(found)
     row(
         f"all risk and privacy figures of raw Adult, {what} ({figures.classes:,} classes)",
-        f"{best:.1f} ms (median {median:.1f} ms of {times})",
+        f"{best:.1f} ms of one core (median {median:.1f} of {times}), by the clock {min(clock):.1f}",
         f"≤ {most:g} ms",
         met=best <= most,
     )
