@@ -61,7 +61,6 @@ _RUN = (
     "privacy",
     "aggregation",
     "tracking",
-    "statistics",
 )
 
 
@@ -258,7 +257,7 @@ class Project:
         if self.params.aggregation.masked:
             # One set-up serves one course of rounds: whatever changes a round needs a new one.  It is
             # made here, or by `settle` where levels are settled on under masks.
-            first = _SETUP
+            first = (*_SETUP, *self._asked())
             (needed if agreed else made).append(self.stored(keys.SECURE_KEYS).parent)
         stages["initialise"] = self._stage(
             "initialise", "initial global model", needed, first, made
@@ -269,7 +268,7 @@ class Project:
             "privacy",
             "aggregation",
             *self._training(),
-            "statistics",
+            *self._asked(),
         )
         rounds = [self.stored(keys.model(round)).parent for round in range(1, plan.rounds + 1)]
         for round in range(1, plan.rounds + 1):
@@ -287,7 +286,7 @@ class Project:
             "evaluate",
             "evaluate the last global model at the sites, conclude the run",
             [*rounds, contract, roster],
-            _RUN,
+            (*_RUN, *self._asked()),
             outcome,
         )
         tables = [self.report / name for name in ("metrics.json", "rounds.csv", "sites.csv")]
@@ -333,7 +332,7 @@ class Project:
             f"prepare {site}",
             f"{site}: {', '.join([*before, 'encode'])}",
             deps,
-            (*_PREPARED, "privacy.mechanism", "statistics"),
+            (*_PREPARED, "privacy.mechanism", *self._asked()),
             [self.stored(keys.statistics(site))],
         )
         return stages
@@ -413,6 +412,10 @@ class Project:
         names = type(self.params.model.chosen).model_fields
         skipped = {"rounds", "early_stopping"} if initial else {"rounds"}
         return ["model.kind", *(f"model.{kind}.{name}" for name in names if name not in skipped)]
+
+    def _asked(self) -> tuple[str, ...]:
+        """Settings of a run of statistics, which no training depends on."""
+        return ("statistics",) if self.params.statistics.active else ()
 
     def _present(self, names: Iterable[str]) -> list[str]:
         """Those that stand in the file: DVC refuses to watch a setting left to its default."""
