@@ -63,7 +63,9 @@ class Statistics(Section):
     """Overlap: public number of people that every site's set is filled up to with random points, so that no size is told; most people of a site."""
     overlap_epsilon: Annotated[float, Field(gt=0)] | None = None
     """Overlap: epsilon of every site's noise on the size of one overlap, by dummies; null publishes it exactly."""
-    compute: dict[Name, Annotated[str, Field(pattern=r"^(127\.0\.0\.1|localhost):[0-9]{1,5}$")]] = {}
+    compute: dict[
+        Name, Annotated[str, Field(pattern=r"^(127\.0\.0\.1|localhost):[0-9]{1,5}$")]
+    ] = {}
     """Median and AUC: the three sites that compute, each with the loopback `host:port` at which the other two reach it: on one machine, or through tunnels (ssh, stunnel), as MPyC sends in the clear."""
     resolution: Annotated[int, Field(ge=2, le=1_048_576)] = 4096
     """Median and AUC: bins over a column's public bounds that values are rounded to."""
