@@ -1,4 +1,4 @@
-"""Airflow DAG ``federated_statistics``: what section ``statistics`` of ``params.yaml`` asks, if anything."""
+"""Airflow DAG ``federated_statistics``: what section ``statistics`` of ``params.yaml`` asks for."""
 
 from pipelines.hosts.airflow import federated_dag
 
