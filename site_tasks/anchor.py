@@ -29,7 +29,7 @@ def check(step: Step, context: RunContext, home: SiteHome, ledger: Ledger) -> No
         ``protocol.signature`` or ``protocol.mismatch`` for anchors that are not the coordinator's.
     """
     in_round = step.name.startswith("round-")
-    hold(home.name, ledger, _anchors(context, step.round - 1 if in_round else step.round))
+    hold(home.name, ledger, _anchors(context, max(step.round - in_round, 0)))
 
 
 def hold(site: str, ledger: Ledger, anchors: anchor.Anchors) -> None:
