@@ -352,7 +352,7 @@ class _Builder:
         if step.name.startswith("final/evaluate/"):
             # A stage that could not close stops the evaluation as well.
             return tuple(s.name for s in self.plan if s.round and s.name.endswith("/aggregate"))
-        if step.place == COORDINATOR or not step.round:
+        if step.place == COORDINATOR or step.name.startswith(("agree/", "prepare/")):
             return step.after
         return step.after[:1]
 

@@ -49,13 +49,15 @@ def set_up(params: Params) -> Iterable[Step]:
 
 def statistics(params: Params) -> Iterable[Step]:
     """Each site's summed statistics, under masks."""
+    agreed = params.anonymisation.recoding == "agreed"
     for site in params.federation.members:
+        before = "setup/deal", f"prepare/encode/{site}"
         yield Step(
             f"round-000/statistics/{site}",
             "site.statistics",
             site,
             0,
-            after=("setup/deal", f"prepare/encode/{site}"),
+            after=before[::-1] if agreed else before,  # what comes last first
             outputs=(keys.masked_statistics(site), keys.statement("round-000", site)),
         )
 

@@ -76,6 +76,7 @@ STATISTICS = {
         },
     },
 }
+WITH_QUASI = {"data": {"recipe": "synthetic"}}
 FAULTY = {"model": {"linear": {"round": 3}}}
 ONE_TASK = {
     "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "federated_linear",
@@ -97,8 +98,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         ("cyclic", CYCLIC),
         ("private", PRIVATE),
         ("masked", MASKED),
+        ("settled", {**MASKED, **WITH_QUASI, "anonymisation": {"recoding": "agreed", "k": 5}}),
         ("statistics", STATISTICS),
-        ("anonymised", {"anonymisation": {"k": 5}}),
+        ("anonymised", {**WITH_QUASI, "anonymisation": {"k": 5}}),
         ("faulty", FAULTY),
     ):
         file = folder / f"{name}.yaml"
@@ -197,6 +199,22 @@ def test_masks_add_a_set_up_and_two_steps_a_round(cases: dict[str, dict[str, Any
         f"round-001.unmask-site-{s}-001" for s in "abcd"
     ]
     assert tasks["conclude"]["up"] == [f"evaluate.unmask-site-{s}" for s in "abcd"]
+
+
+def test_levels_are_settled_by_a_sum_behind_the_set_up(cases: dict[str, dict[str, Any]]) -> None:
+    assert cases["settled"]["errors"] == {}
+    tasks = cases["settled"]["dags"]["federated_linear"]["tasks"]
+    assert all(task["doc"] and task["title"] for task in tasks.values())
+    assert tasks["setup.announce-site-a"]["up"] == ["agree.site-a.validate-site-a"]
+    assert sorted(tasks["agree.site-a.levels-site-a"]["up"]) == [
+        "agree.site-a.validate-site-a",
+        "setup.deal",
+    ]
+    assert tasks["agree.survivors"]["up"] == [f"agree.site-{s}.levels-site-{s}" for s in "abcd"]
+    assert tasks["agree.settle"]["up"] == [f"agree.site-{s}.unmask-site-{s}" for s in "abcd"]
+    encoded = "prepare.site-a.encode-site-a"
+    assert tasks["round-000.statistics-site-a-000"]["up"] == [encoded]
+    assert tasks["agree.site-a.unmask-site-a"]["queue"] == "site-site-a"
 
 
 def test_the_form_has_the_bounds_of_the_params(bag: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ def test_stages_follow_the_plan(project_of: Any) -> None:
 def test_anonymising_is_a_stage_of_every_site(project_of: Any, recoding: str) -> None:
     values = {
         "federation": {"sites": ["b", "a"]},
+        "data": {"recipe": "synthetic"},
         "anonymisation": {"k": 5, "recoding": recoding},
         "model": {"linear": {"l2": 0.5}},
     }
@@ -77,6 +78,22 @@ def test_anonymising_is_a_stage_of_every_site(project_of: Any, recoding: str) ->
     assert [s.name for s in project.plan.stage("prepare/") if s.place == "a"][-4:] == [
         f"prepare/{name}/a" for name in ("recode", "verify", "report", "encode")
     ]
+
+
+def test_under_masks_one_stage_settles_and_sets_up(project_of: Any) -> None:
+    values = {
+        "federation": {"sites": ["b", "a"]},
+        "data": {"recipe": "synthetic"},
+        "anonymisation": {"k": 5, "recoding": "agreed"},
+        "aggregation": {"protection": "masks"},
+    }
+    rendered = stages(project_of(values))
+    assert not [name for name in rendered if name.startswith("agree")]
+    run = ".folkmoot/exchange/demo/runs/dvc"
+    assert rendered["settle"]["outs"] == [f"{run}/round-000/schema.json", f"{run}/secure"]
+    assert f"{run}/secure" in rendered["initialise"]["deps"]
+    assert f"{run}/secure" not in rendered["initialise"]["outs"]
+    assert {"anonymisation", "aggregation"} <= {*rendered["settle"]["params"]}
 
 
 @pytest.mark.parametrize("kind", ["linear", "trees"])
