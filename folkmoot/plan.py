@@ -138,6 +138,11 @@ class keys:
         return f"round-{round:03d}/update-{site}"
 
     @staticmethod
+    def letters(round: int, site: str) -> str:
+        """A site's boxes for other sites, which read them all; nothing in them is in the clear."""
+        return f"round-{round:03d}/letters-{site}"
+
+    @staticmethod
     def model(round: int) -> str:
         """Global model after a round; 0 is the initial one."""
         return f"round-{round:03d}/model"

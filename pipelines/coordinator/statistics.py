@@ -53,7 +53,7 @@ def relay(step: Step, context: RunContext) -> list[ArtifactRef]:
     lock.touch(context.workspace, context.federation)
     task = step.after[0].split("/")[1]
     collected = collect(
-        step, context, task, lambda site: keys.update(step.round, site), check_answers
+        step, context, task, lambda site: keys.letters(step.round, site), check_answers
     )
     listed = {
         "federation": context.federation,
@@ -254,7 +254,7 @@ def _senders(step: Step, context: RunContext, task: str) -> Collected:
     listed = load_json(context, keys.survivors(f"round-{step.round:03d}")) or {}
     names = [f"round-{step.round:03d}/{task}/{site}" for site in context.params.federation.members]
     wanted = Step(step.name, step.body, step.place, step.round, tuple(names), quorum=1)
-    sent = collect(wanted, context, task, lambda s: keys.update(step.round, s), check_answers)
+    sent = collect(wanted, context, task, lambda s: keys.letters(step.round, s), check_answers)
     updates = [u for u in sent.updates if listed.get("sites", {}).get(u.site) == u.digest]
     missing = {u.site: "protocol.missing" for u in sent.updates if u not in updates}
     return Collected(updates, {**sent.missing, **missing}, sent.required)

@@ -194,12 +194,12 @@ async def prefix(request: Request) -> Refusal | None:
 _PUBLISHED = re.compile(
     r"run\.json(?:\.signature)?|final/result\.json(?:\.signature)?|secure/(?:keys|members)\.json"
     r"|round-000/schema\.json|round-\d{3,6}/(?:model|record\.json)(?:\.signature)?"
-    r"|round-\d{3,6}/(?:survivors\.json|total)|(?:agree|final)/(?:survivors\.json|total)"
+    r"|(?:round-\d{3,6}|agree|final)/(?:survivors\.json(?:\.signature)?|total)"
 )
 #: What a site publishes, but for its name.
 _OWN = re.compile(
     r"round-000/(?:agreement|statistics|masked)-|secure/(?:keys|shares)-"
-    r"|round-\d{3,6}/(?:update|statement|answer)-|(?:agree|final)/(?:statement|answer)-"
+    r"|round-\d{3,6}/(?:update|statement|answer|letters)-|(?:agree|final)/(?:statement|answer)-"
     r"|final/evaluation-"
 )
 _RUN = re.compile(r"(?P<federation>[^/]+)/(?P<kind>runs|anchors)/(?P<run>[^/]+)/(?P<rest>.+)")
@@ -226,8 +226,9 @@ async def exchange_read(request: Request) -> Refusal | None:
         return None if shown else _no("exchange-read")
     if _PUBLISHED.fullmatch(rest) or rest == f"secure/inbox-{request.site}":
         return None
-    # Public keys of the other sites for the run's sums; each site holds them to a signed list.
-    if re.fullmatch(r"secure/keys-[a-z0-9][a-z0-9._-]*", rest):
+    # Of the other sites: public keys for the run's sums, and boxes sealed from site to site; each
+    # site holds them to a signed list.
+    if re.fullmatch(r"(?:secure/keys|round-\d{3,6}/letters)-[a-z0-9][a-z0-9._-]*", rest):
         return None
     return None if _own(parts, request.site) else _no("exchange-read")
 
@@ -235,7 +236,7 @@ async def exchange_read(request: Request) -> Refusal | None:
 def _own(parts: re.Match[str], site: str) -> bool:
     rest = parts["rest"]
     if parts["kind"] == "anchors":
-        return re.fullmatch(rf"heads/round-\d{{3}}/[a-z]+/{re.escape(site)}", rest) is not None
+        return re.fullmatch(rf"heads/round-\d{{3,6}}/[a-z]+/{re.escape(site)}", rest) is not None
     stem = rest.removesuffix(site)
     return rest.endswith(site) and _OWN.fullmatch(stem) is not None
 

@@ -88,7 +88,7 @@ def _overlap(params: Params, round: int) -> Iterable[Step]:
     stage, sites = f"round-{round:03d}", params.federation.members
     quorum = params.federation.required
     for site in sites:
-        yield _site(stage, "blind", "site.blind", site, round, (keys.update(round, site),))
+        yield _site(stage, "blind", "site.blind", site, round, (keys.letters(round, site),))
     yield _relay(stage, "blind", round, sites, quorum)
     for site in sites:
         yield Step(
@@ -107,7 +107,7 @@ def _compute(params: Params, round: int) -> Iterable[Step]:
     stage, sites = f"round-{round:03d}", params.federation.members
     parties = tuple(sorted(params.statistics.compute))
     for site in sites:
-        yield _site(stage, "share", "site.share_counts", site, round, (keys.update(round, site),))
+        yield _site(stage, "share", "site.share_counts", site, round, (keys.letters(round, site),))
     yield _relay(stage, "share", round, sites, params.federation.required)
     for site in parties:
         yield Step(
@@ -139,7 +139,7 @@ def _relay(stage: str, task: str, round: int, sites: Iterable[str], quorum: int)
         COORDINATOR,
         round,
         after=tuple(f"{stage}/{task}/{site}" for site in sites),
-        inputs=tuple(keys.update(round, site) for site in sites),
+        inputs=tuple(keys.letters(round, site) for site in sites),
         outputs=(keys.survivors(stage),),
         quorum=quorum,
     )

@@ -143,7 +143,7 @@ def listed_senders(
         )
     found: dict[str, Mapping[str, Mapping[str, Bytes]]] = {}
     for site, wanted in listed.items():
-        sent = context.store.get(context.key(keys.update(step.round, site)), wanted)
+        sent = context.store.get(context.key(keys.letters(step.round, site)), wanted)
         expect = {
             "federation": context.federation,
             "run": context.run,

@@ -21,7 +21,21 @@ SITES = ["site-a", "site-b", "site-c", "b"]
 PLANS: dict[str, dict[str, Any]] = {
     "linear": {},
     "masked": {"aggregation": {"protection": "masks"}},
+    "encrypted": {"aggregation": {"protection": "ckks"}},
+    "agreed": {
+        "data": {"recipe": "synthetic", "rows": 1200},
+        "anonymisation": {"recoding": "agreed", "k": 5},
+        "aggregation": {"protection": "masks"},
+    },
     "trees": {"model": {"kind": "trees", "trees": {"rounds": 2}}},
+    # More than a thousand rounds.
+    "histograms": {
+        "model": {"kind": "trees", "trees": {"strategy": "summed_histograms", "rounds": 200}}
+    },
+    "sums": {
+        "statistics": {"active": True, "ask": ["moments", "quantiles"]},
+        "aggregation": {"protection": "masks", "rows_limit": 10_000},
+    },
 }
 
 
@@ -59,3 +73,11 @@ def test_anchors_are_read_from_the_opening_on() -> None:
     own = head_key("demo", "run-1", "round-001/train/b")
     assert asked(checks.exchange_write, own, "b") is None
     assert asked(checks.exchange_write, own, "site-b")
+
+
+def test_letters_between_sites_are_read_by_all_and_written_by_their_site() -> None:
+    for key in ("round-001/letters-b", "round-001/survivors.json.signature"):
+        assert asked(checks.exchange_read, f"demo/runs/run-1/{key}", "site-a") is None, key
+    letter = "demo/runs/run-1/round-001/letters-b"
+    assert asked(checks.exchange_write, letter, "b") is None
+    assert asked(checks.exchange_write, letter, "site-a") is not None

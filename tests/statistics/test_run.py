@@ -186,7 +186,7 @@ OPENING = ("prepare/", "setup/", "round-000/")
 
 
 def listed(trial: Trial, sites: list[str]) -> dict[str, Any]:
-    found = {s: trial.context.store.ref(trial.context.key(keys.update(1, s))) for s in sites}
+    found = {s: trial.context.store.ref(trial.context.key(keys.letters(1, s))) for s in sites}
     context = trial.context
     digests = {site: ref.digest for site, ref in found.items() if ref is not None}
     return {"federation": context.federation, "run": context.run, "round": 1, "sites": digests}
