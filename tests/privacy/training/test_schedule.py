@@ -175,8 +175,11 @@ def test_replacing_costs_twice_the_noise_of_adding() -> None:
 
 
 def test_suppression_multiplies_the_sensitivity() -> None:
-    one = schedule(params(), contract(5)).of(1)
-    other = schedule(params("anonymisation.k=3", "privacy.epsilon=3"), contract(5)).of(1)
+    known, *others = contract(5).columns
+    known = known.model_copy(update={"role": "quasi_identifier"})
+    found = contract(5).model_copy(update={"columns": [known, *others]})
+    one = schedule(params(), found).of(1)
+    other = schedule(params("anonymisation.k=3", "privacy.epsilon=3"), found).of(1)
     assert other.sensitivity == pytest.approx(3 * one.sensitivity)
 
 
