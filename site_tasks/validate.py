@@ -102,9 +102,7 @@ def schema_faults(path: Path, contract: Contract) -> dict[str, str]:
     for column in contract.columns:
         if column.name not in found.names:
             faults[column.name] = "absent"
-        elif found.names.count(column.name) > 1 or not _fits(
-            found.field(column.name).type, column
-        ):
+        elif found.names.count(column.name) > 1 or not _fits(found.field(column.name).type, column):
             faults[column.name] = "type"
     fit = [
         column

@@ -97,7 +97,9 @@ _BODIES = {
         "Sums gradients and Hessians by bin for the nodes that the incoming model asks for; several "
         "exchanges make a tree."
     ),
-    "site.train_forest": "Grows diffprivlib's forest on the site's rows and releases its trees, which vote.",
+    "site.train_forest": (
+        "Grows diffprivlib's forest on the site's rows and releases its trees, which vote."
+    ),
     "site.train_local_dp": "Trains diffprivlib's own estimator and releases the model.",
     "site.train_private": (
         "Sums what the round asks of every record, clipped, and releases the sum under noise."
