@@ -94,7 +94,7 @@ def release_id(
         without the number of rounds and early stopping, so that a run can be prolonged.
     """
     model = params.model.chosen.model_dump(mode="json", exclude={"rounds", "early_stopping"})
-    settings = {
+    settings: dict[str, Any] = {
         "kind": params.model.kind,
         "model": model,
         "privacy": params.privacy.model_dump(mode="json"),

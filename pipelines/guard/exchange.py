@@ -130,6 +130,7 @@ class _Shelf:
         self._members: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._digests: OrderedDict[tuple[str, int, int], str] = OrderedDict()
         self._busy: set[Path] = set()
+        self._hashing: dict[Path, tuple[int, Any]] = {}
 
     # Reading --------------------------------------------------------------------------------
 
@@ -198,7 +199,9 @@ class _Shelf:
         have = part.stat().st_size if part.exists() else 0
         if have != offset:
             return _error(409, "upload-offset", {"upload-offset": str(have)})
-        hashed = hashlib.sha256() if offset == 0 else None
+        # Hashed as it comes: an upload in parts is not read again at its end.
+        at, hashed = self._hashing.pop(part, (0, hashlib.sha256()))
+        hashed = hashed if at == offset else (None if offset else hashlib.sha256())
         with _opened(part) as file:
             async for chunk in request.stream():
                 if have + len(chunk) > total:
@@ -209,6 +212,8 @@ class _Shelf:
                     _take(file, hashed, chunk)
                 have += len(chunk)
         if have < total:
+            if hashed is not None and len(self._hashing) < 1024:
+                self._hashing[part] = (have, hashed)
             return Response(status_code=204, headers={"upload-offset": str(have)})
         found = hashed.hexdigest() if hashed else await run_in_threadpool(_hash, part)
         if found != digest:
