@@ -242,12 +242,13 @@ class Mirror:
 
         there = self.client.get_run(run)
         pairs = {k: _plain(v) for k, v in tags.items() if v is not None}
-        if mark not in there.data.tags:
+        points: list[Metric] = []
+        if mark not in there.data.tags:  # one call: a loss between would log the points twice
             pairs[mark] = result["model_digest"]
-            self.client.log_batch(run, metrics=_metrics(metrics, result["rounds"]))
+            points = _metrics(metrics, result["rounds"])
         changed = [RunTag(k, v) for k, v in pairs.items() if there.data.tags.get(k) != v]
         if changed:
-            self.client.log_batch(run, tags=changed)
+            self.client.log_batch(run, metrics=points, tags=changed)
         if mark == "folkmoot.model_digest" and there.info.status != "FINISHED":
             self.client.set_terminated(run)
 

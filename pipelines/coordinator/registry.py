@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -221,11 +222,14 @@ def _logged(
         folder, target = Path(temporary, "global_model"), Path(temporary, "model")
         folder.mkdir()
         predictor.save(folder, data, context.contract, settled(context).params.anonymisation)
+        code = Path(temporary, "folkmoot")
+        source = Path(folkmoot.__file__).parent
+        shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__"))
         mlflow.pyfunc.save_model(
             path=str(target),
             loader_module="folkmoot.models.predictor",
             data_path=str(folder),
-            code_paths=[str(Path(folkmoot.__file__).parent)],
+            code_paths=[str(code)],
             signature=_signature(context),
             input_example=predictor.example(context.contract),
             pip_requirements=requirements(result["kind"]),
