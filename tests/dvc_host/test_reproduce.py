@@ -72,7 +72,8 @@ def test_settings_run_again_only_what_they_influence(checkout: Checkout) -> None
 def test_anonymising_is_repeated_for_new_rows_and_its_own_settings_alone(
     checkout: Checkout,
 ) -> None:
-    checkout.change(anonymisation={"k": 5})
+    table = {"recipe": "synthetic", "rows": 400, "scaling": "federation"}
+    checkout.change(data=table, anonymisation={"k": 5, "recoding": "local"})
     checkout.project.render()
     prepared = ["prepare-north", "prepare-south"]
     ran = checkout.repro(*prepared)
