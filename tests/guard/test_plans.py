@@ -31,7 +31,7 @@ PLANS: dict[str, dict[str, Any]] = {
     # More than a thousand rounds.
     "histograms": {
         "federation": {"sites": ["site-a", "b"]},
-        "model": {"kind": "trees", "trees": {"strategy": "summed_histograms", "rounds": 200}}
+        "model": {"kind": "trees", "trees": {"strategy": "summed_histograms", "rounds": 200}},
     },
     "sums": {
         "statistics": {"active": True, "ask": ["moments", "quantiles"]},
