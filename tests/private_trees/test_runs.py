@@ -117,15 +117,14 @@ def test_masked_and_open_sums_give_the_same_trees_and_a_retry_costs_nothing(
 @pytest.mark.slow
 def test_dvc_makes_the_same_bytes(workspace_of: Callable[..., Path]) -> None:
     """Seeded noise, so that even what is drawn can be compared."""
-    for overrides in (("model.trees.rounds=3",), ADDITIVE):
-        params = settings("privacy.seeded=true", *overrides)
-        found = []
-        for host in ("embedded", "dvc"):
-            workspace = workspace_of(params, f"{host}-{len(overrides)}")
-            train(params, workspace, host)
-            found.append(published(workspace))
-        assert found[0] == found[1]
-        assert any("update" in name for name in found[0])
+    params = settings("privacy.seeded=true", "model.trees.rounds=2")
+    found = []
+    for host in ("embedded", "dvc"):
+        workspace = workspace_of(params, host)
+        train(params, workspace, host)
+        found.append(published(workspace))
+    assert found[0] == found[1]
+    assert any("update" in name for name in found[0])
 
 
 def table(task: str, folder: Path) -> tuple[Any, list[str]]:
