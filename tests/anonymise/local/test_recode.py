@@ -87,7 +87,7 @@ def same_partition(a: Recoding, b: Recoding, order: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(table=tables(), k=st.integers(1, 12), models=MODELS)
 def test_whatever_is_published_is_proven(method, table, k, models):
     whole = np.bincount(table.sensitive, minlength=4)[None, :]
