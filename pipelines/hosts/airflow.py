@@ -31,6 +31,7 @@ from airflow.sdk import (
     AssetOrTimeSchedule,
     CronTriggerTimetable,
     Param,
+    ParamsDict,
     TaskGroup,
     TriggerRule,
     get_parsing_context,
@@ -111,11 +112,12 @@ def federated_dag(kind: str) -> DAG | None:
         schedule=_schedule(project.params) if project.scheduled and kind != "statistics" else None,
         catchup=False,
         max_active_runs=1,
-        params=_params(form),
         tags={"folkmoot", "federated", kind, project.params.federation.name},
         default_args=DEFAULTS,
     ) as dag:
         _Builder(project, plan).build({name: key for name, (key, _) in form.items()})
+    # Last: Airflow copies a DAG's form into every task made after it, and serialises each copy.
+    dag.params = ParamsDict(_params(form))
     return dag
 
 
