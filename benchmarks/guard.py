@@ -35,6 +35,7 @@ from pipelines.guard.limits import Limits
 from pipelines.guard.sites import Member, Sites
 
 SITES, ROUNDS, MEGABYTES, TIMES = 50, 40, 100, 5
+PIECE = 256 * 1024
 
 
 def main() -> None:
@@ -128,6 +129,8 @@ def throughput(folder: Path) -> None:
         with (folder / "bare").open("wb") as file:
             async for chunk in request.stream():
                 file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())  # an artefact that is published is on the disk as well
         return Response(status_code=201)
 
     exchange = exchange_app(store, folder / "exchange" / ".uploads")
@@ -149,11 +152,13 @@ def throughput(folder: Path) -> None:
     through._backend = HttpsBackend(f"{urls[0]}/exchange/v1", visit)
     context = ssl.create_default_context(cafile=str(authority))
     data = secrets.token_bytes(MEGABYTES << 20)
+    length = {"content-length": str(len(data))}
     ratios, speeds = [], []
     with httpx.Client(verify=context, timeout=120) as client:
         for number in range(1, TIMES + 1):
             began = time.perf_counter()
-            client.put(f"{urls[1]}/bare", content=data).raise_for_status()
+            pieces = (data[at : at + PIECE] for at in range(0, len(data), PIECE))
+            client.put(f"{urls[1]}/bare", content=pieces, headers=length).raise_for_status()
             middle = time.perf_counter()
             through.put(f"{run}/round-{number:03d}/update-site-a", data)
             end = time.perf_counter()

@@ -61,7 +61,7 @@ class ArtifactRef:
 
 
 class _Backend(Protocol):
-    def create(self, key: str, data: bytes) -> bool: ...
+    def create(self, key: str, data: bytes, digest: str) -> bool: ...
     def read(self, key: str) -> bytes | None: ...
     def names(self, folder: str) -> list[str]: ...
 
@@ -103,7 +103,7 @@ class ExchangeStore:
         """
         _check(key)
         ref = ArtifactRef(key, sha256(data), len(data))
-        if not self._backend.create(key, data):
+        if not self._backend.create(key, data, ref.digest):
             existing = self._backend.read(key)
             if existing is None or sha256(existing) != ref.digest:
                 raise ProtocolError(
@@ -194,7 +194,7 @@ class _Folder:
         self.root = root
         self._prefix = f"{root}{os.sep}"  # plain strings: a round opens some thirty files
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, digest: str) -> bool:
         path = self._prefix + key
         if os.path.exists(path):
             return False
@@ -266,7 +266,7 @@ class _Remote:
                 "federation.exchange_options.",
             ) from None
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, digest: str) -> bool:
         path = f"{self.root}/{key}"
         try:
             if self.fs.exists(path):

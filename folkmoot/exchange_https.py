@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpsBackend", "refusal"]
 
-#: Bytes of one request: what is lost at most when the line is cut.
+#: Bytes of one request: what is sent again at most where a proxy on the way swallows it.
 PART = 32 * 1024 * 1024
-ATTEMPTS = 6
+#: Together some two minutes: a coordinator that is started again is waited for.
+ATTEMPTS, LONGEST = 20, 8.0
+#: Bytes that are handed to the line at once.
+_PIECE = 256 * 1024
 
 
 class HttpsBackend:
@@ -48,29 +52,37 @@ class HttpsBackend:
         self._root = parts.path.rstrip("/")
         self._open: httpx.Client | None = None
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, digest: str) -> bool:
         """Publish; False where something is published under the key."""
-        digest = _structured(data)
-        offset, view = 0, memoryview(data)
+        stated, total = _structured(digest), len(data)
+        offset = stuck = 0
         while True:
-            part = view[offset : offset + PART]
+            end = min(offset + PART, total)
             headers = {
-                "repr-digest": digest,
+                "repr-digest": stated,
                 "upload-offset": str(offset),
-                "upload-length": str(len(data)),
+                "upload-length": str(total),
+                "content-length": str(end - offset),
                 "content-type": "application/octet-stream",
             }
-            answer = self._send("PATCH", key, headers=headers, content=bytes(part))
+            answer = self._send("PATCH", key, headers=headers, content=_Slices(data, offset, end))
             if answer.status_code == 201:
                 return True
-            if answer.status_code == 204 or "upload-offset" in answer.headers:
-                offset = int(answer.headers["upload-offset"])
-                if offset > len(data):
-                    raise _failed(key, "a wrong offset")
-                continue
             if answer.status_code == 409 and not answer.content:
                 return False
-            raise _failed(key, f"status {answer.status_code}")
+            if answer.status_code == 507:
+                raise TransientError(
+                    "transient.disk-full",
+                    f"The coordinator has no space left for {key}; nothing was published.",
+                    "Tell the coordinator; the step can be repeated and begins this upload anew.",
+                )
+            there = answer.headers.get("upload-offset", "")
+            if not there.isdecimal() or answer.status_code not in {204, 408, 409}:
+                raise _failed(key, f"status {answer.status_code}")
+            stuck = 0 if int(there) > offset else stuck + 1
+            offset = int(there)
+            if offset > total or stuck == ATTEMPTS:
+                raise _failed(key, "a wrong offset")
 
     def read(self, key: str) -> bytes | None:
         """The artefact, or None."""
@@ -96,9 +108,9 @@ class HttpsBackend:
                 failures += 1
                 if failures == ATTEMPTS:
                     raise _failed(key, type(error).__name__) from None
-                time.sleep(0.2 * 2**failures)
+                time.sleep(min(LONGEST, 0.2 * 2**failures))
                 continue
-            if _structured(data) != stated:
+            if _structured(hashlib.sha256(data).hexdigest()) != stated:
                 raise ProtocolError(
                     "protocol.digest",
                     f"{key} arrived with another digest than the coordinator states.",
@@ -128,10 +140,10 @@ class HttpsBackend:
             except self._errors() as error:
                 if attempt == ATTEMPTS - 1:
                     raise _failed(key, type(error).__name__) from None
-                time.sleep(0.2 * 2**attempt)
+                time.sleep(min(LONGEST, 0.2 * 2**attempt))
                 continue
             if answer.status_code in {429, 502, 503, 504} and attempt < ATTEMPTS - 1:
-                time.sleep(0.5 * 2**attempt)
+                time.sleep(min(LONGEST, 0.5 * 2**attempt))
                 continue
             refused = refusal(answer, key)
             if refused is not None:
@@ -183,6 +195,10 @@ _REASONS = {
         "Start the worker with folkmoot site up.",
     ),
     "rate": ("finds this site asking too often", "Look for a second worker of the site."),
+    "unfinished": (
+        "holds too many uploads of this site that were not finished",
+        "Finish them, or wait: what nobody comes back for is swept after a week.",
+    ),
     "size": ("does not take that many bytes", "Ask the coordinator to raise its limit."),
     "run": (
         "has no open run of that name with this site",
@@ -205,8 +221,19 @@ def refusal(answer: Any, what: str) -> ProtocolError | None:
     return ProtocolError("protocol.refused", f"{what}: the coordinator {told}.", remedy)
 
 
-def _structured(data: bytes) -> str:
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+def _structured(digest: str) -> str:
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(digest)).decode()}:"
+
+
+class _Slices:
+    """A stretch of an artefact in pieces, as often as it is sent; large copies cost page faults."""
+
+    def __init__(self, data: bytes, start: int, end: int) -> None:
+        self._data, self._start, self._end = memoryview(data), start, end
+
+    def __iter__(self) -> Iterator[bytes]:
+        for at in range(self._start, self._end, _PIECE):
+            yield bytes(self._data[at : min(at + _PIECE, self._end)])
 
 
 def _failed(key: str, how: str) -> TransientError:

@@ -162,6 +162,7 @@ def _parts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         parts,
         Invitations(folder / "invitations.json", sites, settings.facts),
         settings.facts,
+        settings.upload,
     )
     guard = {
         "sites": sites,

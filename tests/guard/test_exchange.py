@@ -20,7 +20,7 @@ from folkmoot.errors import ConfigError, ProtocolError, TransientError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.exchange_https import HttpsBackend
 from folkmoot.identity.visit import Visit
-from pipelines.guard import exchange as app_module
+from pipelines.guard import shelf as shelf_module
 from pipelines.guard.exchange import exchange_app
 from pipelines.guard.join import Invitations
 
@@ -152,7 +152,7 @@ def test_an_upload_that_was_cut_off_goes_on(
 def test_what_was_cut_off_is_not_there_for_anybody(shared: Any, tmp_path: Path) -> None:
     store, view = shared
     site, data = view("site-a"), b"a" * 100
-    digest = exchange_https._structured(data)
+    digest = shelf_module.structured(hashlib.sha256(data).hexdigest())
     headers = {"repr-digest": digest, "upload-offset": "0", "upload-length": "100"}
     answer = site._backend._send("PATCH", MINE, headers=headers, content=data[:60])
     assert (answer.status_code, answer.headers["upload-offset"]) == (204, "60")
@@ -172,7 +172,7 @@ def test_more_bytes_than_were_said_are_refused(shared: Any) -> None:
     store, view = shared
     site = view("site-a")
     for length, offset in (("3", "0"), ("10", "8")):
-        digest = exchange_https._structured(b"abcd")
+        digest = shelf_module.structured(hashlib.sha256(b"abcd").hexdigest())
         headers = {"repr-digest": digest, "upload-length": length, "upload-offset": offset}
         with pytest.raises(ProtocolError) as caught:
             site._backend._send("PATCH", MINE, headers=headers, content=b"abcd")
@@ -224,7 +224,7 @@ def test_bytes_that_change_on_the_way_are_found(
 ) -> None:
     store, view = shared
     store.put(f"{RUN}/round-001/model", b"model")
-    monkeypatch.setattr(app_module, "_hash", lambda _: "0" * 64)
+    monkeypatch.setattr(shelf_module, "_hash", lambda _: "0" * 64)
     with pytest.raises(ProtocolError, match="another digest"):
         view("site-a").get(f"{RUN}/round-001/model")
 
