@@ -18,6 +18,8 @@ so that results are always finite numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +51,8 @@ PRIMARY: dict[str, str] = {"binary": "auc", "multiclass": "accuracy", "regressio
 HIGHER_IS_BETTER = frozenset({"auc", "pr_auc", "accuracy", "r2"})
 #: Probabilities are kept this far from 0 and 1 in the log loss, so that it stays finite.
 _EPS = 1e-15
+#: What ``ndarray.sum`` calls: counts are small, and most of their time is the way to it.
+_sum = np.add.reduce
 
 
 def count(
@@ -109,11 +113,17 @@ def combine(counts: Sequence[Mapping[str, NDArray[Any]]]) -> Counts:
 
 def fits(task: Task, counts: Mapping[str, NDArray[Any]], n_classes: int) -> bool:
     """Whether counts of another party have the names, shapes and types that :func:`count` gives."""
-    expected = count(task, [], np.zeros((0, max(1, n_classes))), n_classes)
+    expected = _layout(task, n_classes)
     return counts.keys() == expected.keys() and all(
-        array.shape == expected[name].shape and array.dtype == expected[name].dtype
-        for name, array in counts.items()
+        (array.shape, array.dtype) == expected[name] for name, array in counts.items()
     )
+
+
+@lru_cache(maxsize=64)
+def _layout(task: Task, n_classes: int) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of every array of :func:`count`; a coordinator asks once per site and round."""
+    empty = count(task, [], np.zeros((0, max(1, n_classes))), n_classes)
+    return MappingProxyType({name: (array.shape, array.dtype) for name, array in empty.items()})
 
 
 def metrics(task: Task, counts: Mapping[str, NDArray[Any]]) -> dict[str, float]:
@@ -164,21 +174,24 @@ def _bins(p: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
 def _calibration(p: NDArray[np.float64], hit: NDArray[Any]) -> NDArray[np.float64]:
     """Per bin: sum of probabilities and number of hits, shape (2, bins)."""
     where = _bins(p, CALIBRATION_BINS)
-    sums = [np.bincount(where, weights=v, minlength=CALIBRATION_BINS) for v in (p, hit)]
-    return np.stack(sums).astype(np.float64)  # without rows, bincount counts in int64
+    sums = np.empty((2, CALIBRATION_BINS))
+    for out, values in zip(sums, (p, hit), strict=True):
+        out[:] = np.bincount(where, weights=values, minlength=CALIBRATION_BINS)
+    return sums
 
 
 def _count_binary(y: NDArray[np.int64], p: NDArray[np.float64]) -> Counts:
-    p = np.clip(p, 0.0, 1.0)
+    p = p.clip(0.0, 1.0)
     histogram = np.bincount(_bins(p, BINS) + BINS * y, minlength=2 * BINS).reshape(1, 2, BINS)
-    chosen = np.maximum(np.where(y == 1, p, 1.0 - p), _EPS)
+    positive = y == 1
+    chosen = np.maximum(np.where(positive, p, 1.0 - p), _EPS)
     return {
         "rows": np.array(len(y), np.int64),
-        "correct": np.array(np.count_nonzero((p > 0.5) == (y == 1)), np.int64),
+        "correct": np.array(np.count_nonzero((p > 0.5) == positive), np.int64),
         "histogram": histogram,
         "calibration": _calibration(p, y),
-        "brier": np.array(np.square(p - y).sum()),
-        "log_loss": np.array(-np.log(chosen).sum()),
+        "brier": np.array(_sum(np.square(p - y))),
+        "log_loss": np.array(-_sum(np.log(chosen))),
     }
 
 
@@ -223,28 +236,32 @@ def _classes(counts: Mapping[str, NDArray[Any]], rows: int) -> dict[str, float]:
         "accuracy": float(counts["correct"]) / rows,
         "brier": float(counts["brier"]) / rows,
         "log_loss": float(counts["log_loss"]) / rows,
-        "calibration_error": float(np.abs(probability - hits).sum()) / rows,
+        "calibration_error": float(_sum(np.abs(probability - hits))) / rows,
     }
-    both = [(negative, positive) for negative, positive in histogram if negative.any()]
-    both = [(negative, positive) for negative, positive in both if positive.any()]
+    sizes = _sum(histogram, axis=2).tolist()  # rows per class, outside and inside
+    both = [(*pair, *size) for pair, size in zip(histogram, sizes, strict=True) if all(size)]
     if both:
-        found["auc"] = float(np.mean([_auc(*pair) for pair in both]))
+        areas = [_auc(*one) for one in both]
+        found["auc"] = areas[0] if len(areas) == 1 else float(np.mean(areas))
         if len(histogram) == 1:
-            found["pr_auc"] = _average_precision(*both[0])
+            found["pr_auc"] = _average_precision(*histogram[0])
     return found
 
 
-def _auc(negative: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
+def _auc(
+    negative: NDArray[np.float64], positive: NDArray[np.float64], negatives: float, positives: float
+) -> float:
     """Share of (positive, negative) pairs in the right order, ties counted half."""
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + negative / 2)).sum() / positive.sum() / negative.sum())
+    below = negative.cumsum()
+    below -= negative / 2
+    return float(_sum(positive * below)) / positives / negatives
 
 
 def _average_precision(negative: NDArray[np.float64], positive: NDArray[np.float64]) -> float:
-    true = np.cumsum(positive[::-1])
-    taken = true + np.cumsum(negative[::-1])
+    true = positive[::-1].cumsum()
+    taken = true + negative[::-1].cumsum()
     precision = np.divide(true, taken, out=np.zeros_like(true), where=taken > 0)
-    return float((precision * positive[::-1]).sum() / true[-1])
+    return float(_sum(precision * positive[::-1]) / true[-1])
 
 
 def _numbers(counts: Mapping[str, NDArray[Any]], rows: int) -> dict[str, float]:
