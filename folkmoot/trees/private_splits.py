@@ -2,10 +2,11 @@
 
 The contract's bounds and categories give every feature a grid (:mod:`folkmoot.privacy.bins`).  A tree
 takes one feature, or a few, and parts each into at most ``2^depth`` random groups: intervals between
-drawn edges, or dealt categories.  Its leaves are the product of the groups, and a record falls into
-exactly one of them.  Since the structure is data-independent it costs nothing, and what remains to be
-learnt are sums over leaves (Maddock, Cormode, Wang, Maple & Jha, CCS 2022, arXiv 2210.02910, "totally
-random" splits; with one feature per tree the ensemble is a generalised additive model).
+edges, of which one is drawn per even stretch of the grid, or dealt categories.  Its leaves are the
+product of the groups, and a record falls into exactly one of them.  Since the structure is
+data-independent it costs nothing, and what remains to be learnt are sums over leaves (Maddock,
+Cormode, Wang, Maple & Jha, CCS 2022, arXiv 2210.02910, "totally random" splits; with one feature per
+tree the ensemble is a generalised additive model).
 
 Missing values follow a random default direction at every node.  Draws come from raw bits of Philox
 under SHA-256 of seed and step, so that sites and coordinator agree whatever numpy they run.
@@ -144,8 +145,7 @@ def _groups(grid: Grid, features: Sequence[int], depth: int, bits: _Bits) -> _Gr
         most = 2 ** (depth // len(features) + (number < depth % len(features)))
         edges = grid.edges[j]
         if edges is not None:
-            taken = np.sort(bits.order(len(edges))[: most - 1])
-            found.append((j, edges[taken], []))
+            found.append((j, edges[bits.spread(len(edges), most - 1)], []))
         else:
             dealt = bits.order(grid.levels[j])
             count = min(most, len(dealt))
@@ -212,6 +212,16 @@ class _Bits:
     def order(self, n: int) -> Integers:
         """A permutation of n numbers."""
         return _order(self.source, n)
+
+    def spread(self, n: int, count: int) -> Integers:
+        """At most ``count`` of n numbers, ascending: one drawn from each of as many even stretches.
+
+        Freely drawn edges leave wide groups by chance, in which a tree tells nothing apart.
+        """
+        count = min(count, n)
+        ends = np.arange(count + 1, dtype=np.int64) * n // max(count, 1)
+        drawn = np.asarray(self.source.random_raw(count), np.uint64)
+        return ends[:-1] + (drawn % np.diff(ends).astype(np.uint64)).astype(np.int64)
 
     def coin(self) -> bool:
         return bool(int(self.source.random_raw()) >> 63)

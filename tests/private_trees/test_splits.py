@@ -59,11 +59,26 @@ def test_thresholds_lie_on_the_public_grid_and_every_feature_has_its_turn() -> N
             assert edges is None or np.isin(values, edges).all()
 
 
+def test_edges_are_drawn_one_per_even_stretch_of_the_grid() -> None:
+    edges = np.asarray(GRID.edges[0])
+    ends = np.arange(16) * len(edges) // 15
+    drawn = set()
+    for step in range(60):
+        tree = draw(GRID, 4, 1, 7, step)
+        if tree.features == (0,):
+            inner = np.asarray(tree.tree["left_children"]) != -1
+            values = np.asarray(tree.tree["split_conditions"], np.float32)[inner]
+            places = np.searchsorted(edges, np.sort(values))
+            assert np.array_equal(np.searchsorted(ends, places, side="right"), np.arange(1, 16))
+            drawn.add(tuple(places))
+    assert len(drawn) == 12, "other edges in every tree"
+
+
 def test_draws_do_not_depend_on_the_version_of_numpy() -> None:
     """Frozen: sites and coordinators of one run may have different versions."""
     trees = [draw(GRID, 4, 2, 3, step).tree for step in range(4)]
     found = hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()
-    assert found == "19140b616a49e3aaadeffa6f2d981373a8b28bc263d477a428bad3e36e4c4954"
+    assert found == "cc5457f84f2350c3623fab666b1be07bda9e09c0dccfd9fdc981f5efeb837a14"
     again = draw_round(GRID, settings("model.trees.seed=3", "model.trees.max_depth=4"), 1)
     other = draw_round(GRID, settings("model.trees.seed=4", "model.trees.max_depth=4"), 1)
     assert [tree.tree for tree in again] != [tree.tree for tree in other]
