@@ -1,4 +1,4 @@
-"""What a private tree model says of itself: curves, importance, contributions.  No data anywhere.
+"""What a tree model says of itself: curves, importance, contributions.  No data anywhere.
 
 A model of one-feature trees is additive: the margin is a sum of one curve per feature, and each
 curve a sum of trees.  The noise of a leaf has a known deviation (the model's array ``leaf_noise``), and
@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
+from folkmoot.features import feature_space
 from folkmoot.generalisation import categories_at, is_categorical, level_of
 from folkmoot.models.tree_format import Tree, TreeSpace, parse_trees
 from folkmoot.models.trees import outputs, to_xgboost, tree_bytes, tree_count
 from folkmoot.params import Params
+from folkmoot.privacy.bins import public_edges
 from folkmoot.trees.booster import margins
 from folkmoot.trees.private_splits import Grid
 from folkmoot.wire import Artefact
 
-__all__ = ["Shape", "contributions", "importance", "public_rows", "shapes"]
+__all__ = ["Shape", "contributions", "importance", "public_rows", "shapes", "splits"]
 
 Floats = NDArray[np.float64]
 
@@ -97,13 +99,23 @@ def shapes(model: Artefact, contract: Contract, params: Params) -> list[Shape]:
 
 
 def importance(model: Artefact) -> dict[str, float]:
-    """Gain per feature from released sums alone, as shares of one; empty where none is known."""
+    """Gain per feature from released sums alone, as shares of one; empty where none was released.
+
+    Private trees carry it by feature (without what the noise adds), summed histograms by node.  Sites
+    take the gain off whole trees before these leave (``bagging``, ``cyclic``).
+    """
     if "gain" not in model.arrays:
         return {}
     gain = np.maximum(np.asarray(model.arrays["gain"], np.float64), 0.0)
-    total = float(gain.sum()) or 1.0
-    names = [str(name) for name in model.meta["features"]]
-    return {name: float(value) / total for name, value in zip(names, gain, strict=True)}
+    if "hessian" in model.arrays:
+        gain = _by_feature(model, gain)
+    return _shares(model, gain)
+
+
+def splits(model: Artefact) -> dict[str, float]:
+    """Share of the model's splits on each feature (XGBoost's ``weight``)."""
+    nodes = sum(len(tree["left_children"]) for tree in _trees(model))
+    return _shares(model, _by_feature(model, np.ones(nodes)))
 
 
 def contributions(
@@ -111,34 +123,61 @@ def contributions(
 ) -> dict[str, float]:
     """Mean size of SHAP's contributions on synthetic rows, by feature; O(rows · trees · depth²).
 
-    XGBoost's own ``pred_contribs``.  Its background are the model's nominal covers, which send half
-    of the rows each way at every split.
+    XGBoost's own ``pred_contribs``.  Its background are the model's covers: of summed histograms the
+    released sums, of other strategies nominal ones, which send half of the rows each way.
     """
     import xgboost
 
     booster = to_xgboost(model, threads=1)
+    names = [str(name) for name in model.meta["features"]]
     data = xgboost.DMatrix(
         public_rows(contract, params, rows),
         feature_names=booster.feature_names,
         feature_types=booster.feature_types,
         enable_categorical=True,
     )
-    found = np.abs(booster.predict(data, pred_contribs=True)).reshape(
-        rows, -1, len(contract.inputs) + 1
-    )
+    found = np.abs(booster.predict(data, pred_contribs=True)).reshape(rows, -1, len(names) + 1)
     sizes = found[:, :, :-1].sum(axis=1).mean(axis=0)
-    return {c.name: float(size) for c, size in zip(contract.inputs, sizes, strict=True)}
+    return {name: float(size) for name, size in zip(names, sizes, strict=True)}
 
 
 def public_rows(contract: Contract, params: Params, rows: int) -> Floats:
-    """Made-up rows: every cell of the public grid as likely as any other, one column like the next."""
-    grid = Grid.of(contract, params)
+    """Made-up rows: every public cell and category as likely as any other, columns independent."""
+    space = feature_space(contract, params.anonymisation, "trees")
     rng = np.random.default_rng(0)
-    out = np.empty((rows, len(grid)))
-    for j in range(len(grid)):
-        cells, _ = _cells(grid, j, contract, params)
-        out[:, j] = rng.choice(cells, rows)
+    out = np.zeros((rows, len(space)))
+    at = 0
+    for column in contract.inputs:
+        own = [j for j in range(at, len(space)) if space.names[j].startswith(f"{column.name}=")]
+        if space.names[at] != column.name and own:  # a feature per category
+            out[np.arange(rows), rng.choice(own, rows)] = 1.0
+            at += len(own)
+            continue
+        low, high = float(space.lower[at]), float(space.upper[at])
+        if is_categorical(column):
+            cells = np.arange(low, high + 1)
+        else:
+            cells = np.unique(np.append(public_edges(low, high), low).astype(np.float32))
+        out[:, at] = rng.choice(cells, rows)
+        at += 1
     return out
+
+
+def _by_feature(model: Artefact, values: Floats) -> Floats:
+    """Sums of a number per node over the splits on each feature, shape (d,)."""
+    trees = _trees(model)
+    if not trees:
+        return np.zeros(len(model.meta["features"]))
+    inner = np.concatenate([np.asarray(tree["left_children"]) for tree in trees]) != -1
+    features = np.concatenate([np.asarray(tree["split_indices"]) for tree in trees])
+    found = np.bincount(features[inner], values[inner], minlength=len(model.meta["features"]))
+    return np.asarray(found, np.float64)
+
+
+def _shares(model: Artefact, values: Floats) -> dict[str, float]:
+    total = float(values.sum()) or 1.0
+    names = [str(name) for name in model.meta["features"]]
+    return {name: float(value) / total for name, value in zip(names, values, strict=True)}
 
 
 def _trees(model: Artefact) -> list[Tree]:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from folkmoot.metrics import PRIMARY
-from folkmoot.params.private_trees import SUMMED_PRIVATELY
 from folkmoot.plan import RunContext
 from folkmoot.wire import decode
 from pipelines.coordinator import mlflow_store, plots, tree_plots
@@ -220,8 +219,8 @@ class Mirror:
         self._finish(self.run, result, metrics["overall"], tags)
 
     def _trees(self, result: Mapping[str, Any]) -> None:
-        """Curves, importance and contributions of a private tree model."""
-        if self.context.params.model.chosen.strategy not in SUMMED_PRIVATELY:
+        """Importance, contributions and, of private ones, curves of a tree model."""
+        if result["kind"] != "trees":
             return
         data = self.context.store.get(self.context.key(result["model"]), result["model_digest"])
         model = decode(data, kind="model")

@@ -1,4 +1,4 @@
-"""Figures and tables of private tree models, from the published model alone: no data, no screen."""
+"""Figures and tables of tree models, from the published model alone: no data, no screen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from folkmoot.models.trees import tree_count
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact
 
@@ -16,22 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ["figures", "tables"]
 
-#: Made-up rows that contributions are averaged over.
-ROWS = 2000
+#: Made-up rows that contributions are averaged over: at most, and times the number of trees.
+ROWS, _WORK = 2000, 400_000
 #: Most features and categories that are drawn.
 _MOST, _NAMES = 24, 16
 
 
 def figures(model: Artefact, context: RunContext) -> dict[str, Figure]:
-    """``plots/shapes.png`` and ``plots/importance.png`` where the model allows them."""
-    from folkmoot.trees.export import importance, shapes
+    """``plots/importance.png``, and ``plots/shapes.png`` where the model is additive and private."""
+    from folkmoot.trees.export import shapes
 
     drawn: dict[str, Figure] = {}
-    if model.meta.get("kind") != "trees" or "gain" not in model.arrays:
+    if model.meta.get("kind") != "trees":
         return drawn
-    shares = importance(model)
+    what, shares = _importance(model)
     order = sorted(shares, key=lambda name: (-shares[name], name))[:_MOST]
-    drawn["plots/importance.png"] = _bars({name: shares[name] for name in order})
+    drawn["plots/importance.png"] = _bars({name: shares[name] for name in order}, what)
+    if "leaf_noise" not in model.arrays:
+        return drawn
     by_name = {shape.feature: shape for shape in shapes(model, context.contract, context.params)}
     chosen = [by_name[name] for name in order if name in by_name]
     if chosen:
@@ -41,23 +44,34 @@ def figures(model: Artefact, context: RunContext) -> dict[str, Figure]:
 
 def tables(model: Artefact, context: RunContext) -> dict[str, str]:
     """``importance.json`` and ``contributions.json`` (SHAP on synthetic rows), as text."""
-    from folkmoot.trees.export import contributions, importance
+    from folkmoot.trees.export import contributions
 
-    if model.meta.get("kind") != "trees" or "gain" not in model.arrays:
+    if model.meta.get("kind") != "trees":
         return {}
+    what, shares = _importance(model)
+    rows = max(100, min(ROWS, _WORK // max(tree_count(model), 1)))
+    covers = "summed Hessians" if "hessian" in model.arrays else "nominal covers"
     found: dict[str, Mapping[str, Any]] = {
-        "importance.json": {
-            "what": "share of the gain, from released (noised) sums alone",
-            "importance": importance(model),
-        },
+        "importance.json": {"what": what, "importance": shares},
         "contributions.json": {
             "what": "mean size of SHAP contributions to the margin on synthetic rows, uniform on the "
-            "contract's bounds and categories; nominal covers as background",
-            "rows": ROWS,
-            "contributions": contributions(model, context.contract, context.params, ROWS),
+            f"contract's bounds and categories; {covers} as background",
+            "rows": rows,
+            "contributions": contributions(model, context.contract, context.params, rows),
         },
     }
     return {name: json.dumps(values, indent=1, sort_keys=True) for name, values in found.items()}
+
+
+def _importance(model: Artefact) -> tuple[str, dict[str, float]]:
+    """What it is, and shares by feature: of the gain where sums of it were released."""
+    from folkmoot.trees.export import importance, splits
+
+    if "leaf_noise" in model.arrays:
+        return "share of the gain, from released (noised) sums alone", importance(model)
+    if "gain" in model.arrays:
+        return "share of the gain, from released sums alone", importance(model)
+    return "share of the splits; sites release no gain with whole trees", splits(model)
 
 
 def _canvas(width: float, height: float) -> Figure:
@@ -69,14 +83,14 @@ def _canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def _bars(shares: Mapping[str, float]) -> Figure:
+def _bars(shares: Mapping[str, float], what: str) -> Figure:
     figure = _canvas(7.0, 1.2 + 0.3 * len(shares))
     axes = figure.add_subplot()
     drawn = axes.barh(list(shares), list(shares.values()), color="tab:blue")
     axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize="small")
     axes.margins(x=0.12)
     axes.invert_yaxis()
-    axes.set_xlabel("share of the gain, from released sums")
+    axes.set_xlabel(what)
     axes.set_title("Importance of features")
     return figure
 

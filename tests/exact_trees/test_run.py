@@ -22,6 +22,7 @@ from folkmoot.trees import options
 from folkmoot.trees.cuts import Cuts
 from folkmoot.trees.histograms import bin_rows, missing_code
 from folkmoot.wire import Artefact
+from pipelines.coordinator import tree_plots
 from pipelines.coordinator.open_round import open_run
 from pipelines.hosts.embedded import Progress, run
 from pipelines.hosts.execute import execute, store_of
@@ -57,8 +58,8 @@ def test_masked_and_plain_runs_are_the_pooled_model(
     model = final(plain, workspace, "one", first)
     assert arrays(model) == arrays(final(masked, workspace, "two", second))
     assert first["rounds"] == 2 + 2 * 3, "two counts, then a level per exchange"
-    table = pooled_rows(opened(plain, workspace, "one"))
-    cuts = Cuts.from_arrays(model.arrays, 5)
+    context = opened(plain, workspace, "one")
+    table, cuts = pooled_rows(context), Cuts.from_arrays(model.arrays, 5)
     settings = {
         "objective": "multi:softprob",
         "num_class": 3,
@@ -76,6 +77,15 @@ def test_masked_and_plain_runs_are_the_pooled_model(
     gains = booster.get_score(importance_type="total_gain")
     found = ours.get_score(importance_type="total_gain")
     assert list(found.values()) == pytest.approx([gains[f"f{j}"] for j in range(5)], rel=1e-4)
+    told = {name: json.loads(text) for name, text in tree_plots.tables(model, context).items()}
+    assert "released sums" in told["importance.json"]["what"]
+    shares = {
+        name: gains[f"f{j}"] / sum(gains.values()) for j, name in enumerate(model.meta["features"])
+    }
+    assert told["importance.json"]["importance"] == pytest.approx(shares, rel=1e-4)
+    sizes = told["contributions.json"]["contributions"]
+    assert sizes.keys() == told["importance.json"]["importance"].keys()
+    assert max(sizes.values()) > 0
     _in_plain_xgboost(bytes(ours.save_raw("ubj")), table.x, margins, tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from folkmoot.contract import Contract
 from folkmoot.models.tree_format import dump_trees
 from folkmoot.models.trees import empty_model
+from folkmoot.params import parse_params
 from folkmoot.trees.booster import margins
 from folkmoot.trees.export import contributions, importance, public_rows, shapes
 from folkmoot.trees.private_splits import Grid, RandomTree, draw_round
@@ -101,5 +104,32 @@ def test_figures_and_tables_are_drawn_from_the_model_alone() -> None:
         "importance.json",
         "contributions.json",
     }
-    other = replace(model_of(3), arrays={"trees": model_of(3).arrays["trees"]})
-    assert tree_plots.figures(other, CONTEXT) == {}
+    whole = replace(model_of(3), arrays={"trees": model_of(3).arrays["trees"]})
+    assert tree_plots.figures(whole, CONTEXT).keys() == {"plots/importance.png"}
+    told = json.loads(tree_plots.tables(whole, CONTEXT)["importance.json"])
+    assert told["what"].startswith("share of the splits"), "no gain was released"
+    trees = json.loads(model_of(3).arrays["trees"].tobytes())
+    splits = [
+        f
+        for t in trees
+        for f, c in zip(t["split_indices"], t["left_children"], strict=True)
+        if c != -1
+    ]
+    shares = np.bincount(splits, minlength=5) / len(splits)
+    names = [column.name for column in CONTRACT.inputs]
+    assert told["importance"] == pytest.approx(dict(zip(names, shares, strict=True)))
+
+
+def test_made_up_rows_keep_to_the_contract() -> None:
+    x = public_rows(CONTRACT, PARAMS, 400)
+    kinds = [set(np.unique(x[:, j])) for j in (2, 3, 4)]
+    assert kinds == [set(range(6)), {0.0, 1.0}, {0.0, 1.0}]
+    assert x[:, 0].min() == 0
+    assert x[:, 1].max() < 99999
+    values = CONTRACT.model_dump(mode="json", exclude_defaults=True)
+    values["columns"][2]["role"] = "quasi_identifier"
+    levels = Contract.model_validate(values)
+    local = parse_params({"anonymisation": {"recoding": "local", "k": 5}})
+    cells = public_rows(levels, local, 50)
+    assert cells.shape == (50, 4 + 6)
+    assert (cells[:, 2:8].sum(axis=1) == 1).all(), "one category each"

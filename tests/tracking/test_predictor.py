@@ -81,6 +81,13 @@ def test_predicts_as_the_sites_evaluated(case: str, new_workspace: Workspaces) -
             assert (codes == (positive > 0.5)).all()
         for name, value in metrics.metrics(task, counts).items():
             assert value == pytest.approx(result["metrics"]["sites"][site][name], rel=1e-4), name
+    if case == "trees-binary":
+        tracking.sync(context)
+        artifacts = workspace / "coordinator" / "mlartifacts"
+        assert {"importance.png", "contributions.json"} <= {p.name for p in artifacts.rglob("*.*")}
+        told = json.loads(next(artifacts.rglob("importance.json")).read_text())
+        assert "splits" in told["what"], "gains of whole trees stay at the sites"
+        assert sum(told["importance"].values()) == pytest.approx(1.0)
 
 
 def rows_of(frame: pd.DataFrame, context: Any, prepared: Any) -> list[int]:
