@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from folkmoot.models.tree_format import Tree
 from folkmoot.models.trees import OBJECTIVES, to_scores
 from folkmoot.params import Trees
+from site_tasks.device import usable_device
 from site_tasks.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ def _xgboost_params(
         "disable_default_eval_metric": True,
         "seed": seed,
         "seed_per_iteration": True,
+        "device": usable_device(settings.device),
         "nthread": n_threads,
         "verbosity": 0,
     }

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from folkmoot.params.boosting import HistogramOptions, refuse_unfit
+from folkmoot.params.device import DeviceOptions, refuse_unfit_device
 from folkmoot.params.kinds import NonNegative, Positive
 from folkmoot.params.private_trees import PrivateOptions, refuse_unfit_private
 from folkmoot.sections import Section
@@ -68,7 +69,7 @@ class Linear(Section):
     """Seed of the order of rows in local training (not of noise)."""
 
 
-class Trees(HistogramOptions, PrivateOptions):
+class Trees(HistogramOptions, PrivateOptions, DeviceOptions):
     """Gradient-boosted trees, with XGBoost's names."""
 
     strategy: Literal[
@@ -121,6 +122,7 @@ class Trees(HistogramOptions, PrivateOptions):
     def _fitting(self) -> Self:
         refuse_unfit(self)
         refuse_unfit_private(self)
+        refuse_unfit_device(self)
         return self
 
 

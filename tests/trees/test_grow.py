@@ -11,10 +11,11 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
+from folkmoot.errors import ConfigError
 from folkmoot.models.tree_format import dump_trees, strip
 from folkmoot.models.trees import OBJECTIVES
-from folkmoot.params import Trees
-from site_tasks import boosting
+from folkmoot.params import Trees, parse_params
+from site_tasks import boosting, device
 from site_tasks.boosting import gradients, grow, on_grid
 
 from .conftest import TYPES, World, rows_of
@@ -100,6 +101,50 @@ def test_rows_in_blocks_give_the_same_bytes_on_any_threads(
         )
         found.add(dump_trees([strip(tree) for tree in trees]))
     assert len(found) == 1
+
+
+def test_a_site_without_the_gpu_warns_and_grows_the_same_trees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y = rows_of("binary", 300, 1)
+    start, matrix = zeros("binary", 300), quantiles(x)
+    own = grow(matrix, y, None, start, Trees(), "binary", seed=0, n_threads=1)
+    monkeypatch.setattr(device, "gpus", lambda: 1)
+    with pytest.warns(RuntimeWarning, match="no GPU of number 3: trees are grown on the CPU"):
+        found = grow(
+            matrix, y, None, start, Trees(device="cuda:3"), "binary", seed=0, n_threads=1
+        )  # fmt: skip
+    assert found == own
+    passed = boosting._xgboost_params(Trees(device="cuda:0"), "binary", start, 0, 1)
+    assert passed["device"] == "cuda:0"
+    monkeypatch.setattr(device, "gpus", lambda: 0)
+    with pytest.warns(RuntimeWarning, match="no GPU that"):
+        assert device.usable_device("cuda") == "cpu"
+    monkeypatch.setattr(xgboost, "build_info", dict)
+    with pytest.warns(RuntimeWarning, match="without CUDA"):
+        assert device.usable_device("cuda") == "cpu"
+
+
+def test_cudas_driver_is_asked_and_none_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device.gpus() >= 0
+
+    def absent(name: str) -> Any:
+        raise OSError(name)
+
+    monkeypatch.setattr(device.ctypes, "CDLL", absent)
+    assert device.gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "metal"}, "device"),
+        ({"device": "cuda", "strategy": "summed_histograms"}, "bagging or cyclic"),
+    ],
+)
+def test_devices_that_nothing_runs_on_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_params({"model": {"trees": values}})
 
 
 def test_sampling_follows_the_seed() -> None:
