@@ -31,7 +31,6 @@ from airflow.sdk import (
     AssetOrTimeSchedule,
     CronTriggerTimetable,
     Param,
-    ParamsDict,
     TaskGroup,
     TriggerRule,
     get_parsing_context,
@@ -117,7 +116,7 @@ def federated_dag(kind: str) -> DAG | None:
     ) as dag:
         _Builder(project, plan).build({name: key for name, (key, _) in form.items()})
     # Last: Airflow copies a DAG's form into every task made after it, and serialises each copy.
-    dag.params = ParamsDict(_params(form))
+    dag.params = _params(form)
     return dag
 
 
