@@ -12,7 +12,6 @@ from folkmoot.cli.places import Overrides, ParamsFile, Workspace
 if TYPE_CHECKING:
     from folkmoot.params import Params
     from pipelines.guard.sites import Sites
-    from pipelines.hosts.airflow_coordinator import ServerSettings
 
 __all__ = ["app"]
 
@@ -41,7 +40,13 @@ def up(
     ] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key (PEM).")] = None,
     database: Annotated[
-        str | None, typer.Option(help="Airflow's database (postgresql+psycopg2://…).")
+        str | None,
+        typer.Option(
+            help="Airflow's database: postgresql+psycopg2://… without password, or file:/path."
+        ),
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="MLflow server with logins: https://host:port.")
     ] = None,
     params: ParamsFile = None,
     overrides: Overrides = None,
@@ -59,29 +64,45 @@ def up(
     """
     import signal
     import time
+    from urllib.parse import urlsplit
 
     from folkmoot.cli.places import params_of
+    from folkmoot.errors import ConfigError, FolkmootError
     from pipelines.hosts.airflow_coordinator import Coordinator
+    from pipelines.hosts.server_settings import load_settings, settings_file
 
     wanted = params_of(params, overrides)
     folder = _folder(wanted, workspace)
+    if database is not None and urlsplit(database).password:
+        raise ConfigError(
+            "config.invalid",
+            "--database holds a password, which other users of this machine can see.",
+            f"Write it into {settings_file(folder)}, or into a file that file:/path names.",
+        )
     options = {
         "url": url,
         "listen": listen,
         "certificate": None if certificate is None else str(certificate.absolute()),
         "key": None if key is None else str(key.absolute()),
         "database": database,
+        "mlflow": mlflow,
     }
-    settings = _settings(folder, {k: v for k, v in options.items() if v is not None})
+    settings = load_settings(folder, {k: v for k, v in options.items() if v is not None})
     coordinator = Coordinator(wanted, folder, settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with coordinator:
             coordinator.wait_guarded()
             coordinator.wait_ready(say=typer.echo)
-            user, password = coordinator.login
             typer.echo(f"Sites reach the coordinator at {settings.url}.")
-            typer.echo(f"Airflow's UI: {coordinator.url} (user {user}, password {password})")
+            _login("Airflow's UI", coordinator.url, coordinator.login, coordinator.passwords)
+            server = coordinator.mlflow
+            if server is not None:
+                try:
+                    server.ensure_account(alive=coordinator.alive)
+                except FolkmootError as error:  # rounds go on, and tracking catches up
+                    typer.echo(f"{error.message}\nRemedy: {error.remedy}", err=True)
+                _login("MLflow", server.url, server.login, server.folder / "secrets.json")
             while True:
                 coordinator.alive()
                 time.sleep(1.0)
@@ -103,6 +124,7 @@ def invite(
     """
     from folkmoot.errors import ConfigError
     from pipelines.hosts.airflow_coordinator import Coordinator
+    from pipelines.hosts.server_settings import load_settings
 
     params, folder = _place(workspace)
     if site not in params.federation.sites:
@@ -111,7 +133,7 @@ def invite(
             f"federation.sites of params.yaml does not name {site}.",
             "Add it, or correct the name.",
         )
-    coordinator = Coordinator(params, folder, _settings(folder, {}))
+    coordinator = Coordinator(params, folder, load_settings(folder))
     made = coordinator.invitations.invite(
         site, coordinator.settings.url, coordinator.authority, hours=hours
     )
@@ -179,32 +201,10 @@ def _folder(params: Params, workspace: Path | None) -> Path:
     return (workspace or Path(params.federation.workspace)).absolute()
 
 
-def _settings(folder: Path, changes: dict[str, object]) -> ServerSettings:
-    """``server.toml`` with what the options change, kept for the next time."""
-    import tomllib
+def _login(what: str, url: str, login: tuple[str, str], file: Path) -> None:
+    """Tell a person the password, and a service's log where it stands."""
+    import sys
 
-    import tomli_w
-
-    from folkmoot.errors import ConfigError
-    from folkmoot.sections import parse
-    from pipelines.hosts.airflow_coordinator import ServerSettings
-
-    path = folder / "coordinator" / "server.toml"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError):
-        raise ConfigError(
-            "config.syntax", f"{path} is not readable TOML.", "Mend its syntax or its mode."
-        ) from None
-    settings = parse(ServerSettings, {**values, **changes}, source=str(path))
-    settings.check()
-    if changes or not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = []
-        for name, field in ServerSettings.model_fields.items():
-            value = getattr(settings, name)
-            entry = f"# {name} =\n" if value is None else tomli_w.dumps({name: value})
-            lines.append(f"# {field.description}\n{entry}")
-        path.write_text("\n".join(lines), encoding="utf-8")
-        path.chmod(0o600)  # a database's URL may hold a password
-    return settings
+    user, password = login
+    told = f"password {password}" if sys.stdout.isatty() else f"password in {file}"
+    typer.echo(f"{what}: {url} (user {user}, {told})")

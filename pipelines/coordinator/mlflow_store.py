@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from folkmoot.errors import ConfigError, FolkmootError, TransientError
 from folkmoot.params import Params
+from pipelines.coordinator.mlflow_access import Access
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,15 +53,18 @@ _ENVIRONMENT = {
 
 
 def tracking_uri(params: Params, workspace: Path) -> str:
-    """``tracking.uri``, or the SQLite file of the workspace."""
+    """``tracking.uri``, the server of ``coordinator/mlflow.toml``, or a file of the workspace."""
     if params.tracking.uri is not None:
         return params.tracking.uri
+    access = Access.load(workspace)
+    if access is not None:
+        return access.uri
     return f"sqlite:///{workspace.resolve() / 'coordinator' / 'mlflow.db'}"
 
 
 def artifact_root(params: Params, workspace: Path) -> str | None:
     """Folder for artefacts beside the default SQLite file; None where a server decides."""
-    if params.tracking.uri is not None:
+    if params.tracking.uri is not None or Access.load(workspace) is not None:
         return None
     return (workspace.resolve() / "coordinator" / "mlartifacts").as_uri()
 
@@ -77,7 +81,7 @@ def ui_command(params: Params, workspace: Path, *, port: int = 5000) -> list[str
     if urlsplit(uri).scheme in {"http", "https"}:
         raise ConfigError(
             "config.invalid",
-            "tracking.uri names an MLflow server, which serves its own UI.",
+            "Runs are tracked by an MLflow server, which serves its own UI.",
             f"Open {_safe(uri)} in a browser.",
         )
     root = artifact_root(params, workspace)
@@ -107,7 +111,10 @@ def connect(params: Params, workspace: Path) -> MlflowClient:
     ConfigError
         ``config.installation`` where mlflow is not installed.
     """
-    for name, value in _ENVIRONMENT.items():
+    uri = tracking_uri(params, workspace)
+    access = Access.load(workspace)
+    login = access.variables() if access is not None and access.uri == uri else {}
+    for name, value in {**_ENVIRONMENT, **login}.items():
         os.environ.setdefault(name, value)
     try:
         with warnings.catch_warnings():
@@ -121,7 +128,6 @@ def connect(params: Params, workspace: Path) -> MlflowClient:
         ) from None
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri = tracking_uri(params, workspace)
     if uri.startswith("sqlite:///"):
         _reachable(Path(uri.removeprefix("sqlite:///")))
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -191,8 +197,8 @@ def _translate(error: Exception, where: str) -> FolkmootError | None:
         return ConfigError(
             "config.invalid",
             f"MLflow at {where} refuses ({code}).",
-            "Check tracking.uri, tracking.model_name, the credentials in the environment and the "
-            "server's version.",
+            "Check tracking.uri, tracking.model_name, the login (coordinator/mlflow.toml or the "
+            "environment) and the server's version.",
         )
     if code is not None or isinstance(error, OSError) or _of(error, "sqlalchemy", "sqlite3"):
         return TransientError(

@@ -7,85 +7,32 @@ executor's queues, the coordinator's to the LocalExecutor.  This module does not
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from pydantic import Field
 
 from folkmoot.errors import ConfigError, TransientError
 from folkmoot.params import Params
-from folkmoot.sections import Section
+from pipelines.coordinator.mlflow_server import MlflowServer
 from pipelines.guard.certificates import ensure_certificate
 from pipelines.guard.join import Invitations
 from pipelines.guard.settings import EDGE, GuardSettings
 from pipelines.guard.sites import Sites
 from pipelines.hosts.airflow_run import environment
 from pipelines.hosts.airflow_services import PROJECT, Services
+from pipelines.hosts.database import check_database
+from pipelines.hosts.server_settings import ServerSettings
 
 __all__ = ["EXECUTOR", "Coordinator", "ServerSettings"]
 
 EXECUTOR = "airflow.providers.edge3.executors.EdgeExecutor"
-
-
-class ServerSettings(Section):
-    """``coordinator/server.toml`` of the workspace."""
-
-    url: str = "https://localhost:8443"
-    """Where sites reach the coordinator: `https://host:port`, without a path."""
-    listen: str = "0.0.0.0"  # noqa: S104 - this is what sites reach
-    """Address that the sites' API server listens at."""
-    certificate: str | None = None
-    """PEM file of the TLS certificate, with its chain; one of an authority of its own when absent."""
-    key: str | None = None
-    """PEM file of the certificate's key."""
-    database: str | None = None
-    """Airflow's database, such as `postgresql+psycopg2://user@host/airflow`; SQLite when absent."""
-    ui_port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """Port of Airflow's UI, on loopback."""
-    heartbeat_seconds: Annotated[int, Field(ge=1)] = 60
-    """A task that is silent for so long is taken for lost."""
-    eager: bool = False
-    """Whether the scheduler wakes ten times a second: shorter rounds, a fifth of a core when idle."""
-    requests_per_second: Annotated[float, Field(gt=0)] = 50.0
-    """Requests that a site may make per second."""
-    burst: Annotated[float, Field(ge=1)] = 300.0
-    """Requests that a site may make at once."""
-    largest_artefact: Annotated[int, Field(ge=1)] = 1 << 30
-    """Most bytes of one artefact that a site uploads."""
-
-    @property
-    def host(self) -> str:
-        """Host name of the URL."""
-        return str(urlsplit(self.url).hostname)
-
-    @property
-    def port(self) -> int:
-        """Port of the URL."""
-        return urlsplit(self.url).port or 443
-
-    def check(self) -> None:
-        """Raise `ConfigError` for settings that do not fit together."""
-        parts = urlsplit(self.url)
-        if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
-            raise ConfigError(
-                "config.invalid",
-                f"url: {self.url} is not https://host:port.",
-                "Name host and port as sites see them, with https and without a path.",
-            )
-        if (self.certificate is None) != (self.key is None):
-            raise ConfigError(
-                "config.invalid", "certificate and key go together.", "Give both, or none."
-            )
-        for path in filter(None, (self.certificate, self.key)):
-            if not Path(path).is_file():
-                raise ConfigError("config.missing-file", f"{path} does not exist.", "Correct it.")
 
 
 @dataclass(frozen=True)
@@ -152,6 +99,28 @@ class Coordinator(Services):
         return None if self._tls.authority is None else self._tls.authority.read_text()
 
     @property
+    def mlflow(self) -> MlflowServer | None:
+        """The MLflow server of the settings, where they name one."""
+        url, settings = self.settings.mlflow, self.settings
+        if url is None:
+            return None
+        host = str(urlsplit(url).hostname)
+        if settings.certificate and settings.key:
+            tls = _Tls(None, Path(settings.certificate), Path(settings.key))
+        else:
+            tls = _Tls(*ensure_certificate(self.workspace / "coordinator" / "mlflow", host))
+        return MlflowServer(
+            self.workspace,
+            url.rstrip("/"),
+            settings.mlflow_listen,
+            settings.database_url("mlflow_database"),
+            settings.mlflow_artifacts,
+            tls.certificate,
+            tls.key,
+            tls.authority,
+        )
+
+    @property
     def _tls(self) -> _Tls:
         if self.settings.certificate and self.settings.key:
             return _Tls(None, Path(self.settings.certificate), Path(self.settings.key))
@@ -159,6 +128,11 @@ class Coordinator(Services):
 
     def start(self) -> None:
         """Start the services; see :meth:`Services.start`."""
+        for name in ("database", "mlflow_database"):
+            url = self.settings.database_url(name)
+            if url is not None:
+                check_database(url, name)
+        self._prepare_mlflow()
         tls = self._tls
         arguments = ["--host", self.settings.listen, "--port", str(self.settings.port)]
         arguments += ["--ssl-cert", str(tls.certificate), "--ssl-key", str(tls.key)]
@@ -169,6 +143,19 @@ class Coordinator(Services):
             "FOLKMOOT_SITES_SERVER": "\n".join(arguments),
         }
         super().start()
+
+    def _prepare_mlflow(self) -> None:
+        """Write what the launcher starts MLflow with, and how tracking logs in there."""
+        server = self.mlflow
+        if server is None:
+            return
+        command, added = server.prepare()
+        server.announce()
+        file = server.folder / "command.json"
+        text = json.dumps({"command": command, "environment": added})
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            out.write(text)
+        self._environment |= {"FOLKMOOT_MLFLOW": str(file)}
 
     def wait_guarded(self, timeout: float = 180.0) -> None:
         """Wait until the sites' API server answers, and answers as the guard.
@@ -253,8 +240,9 @@ class Coordinator(Services):
             "task_queued_timeout": str(self.params.federation.deadline_seconds),
             "num_stuck_in_queued_retries": "0",
         }
-        if self.settings.database is not None:
-            settings["database"]["sql_alchemy_conn"] = self.settings.database
+        database = self.settings.database_url("database")
+        if database is not None:
+            settings["database"]["sql_alchemy_conn"] = database
         return settings
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["COMMANDS", "PRELOAD", "SITES", "main"]
+__all__ = ["COMMANDS", "MLFLOW", "PRELOAD", "SITES", "main"]
 
 #: The services, by name, with the arguments of the ``airflow`` command, slowest to start first.
 #: UI and tasks have an API server each, so that the two start side by side.
@@ -34,6 +35,9 @@ COMMANDS = {
 
 #: The API server that sites reach, where there are some (``airflow_coordinator``).
 SITES = "sites-api-server"
+
+#: The tracking server beside them, where there is one.  Rounds do not need it: it is started again.
+MLFLOW = "mlflow"
 
 #: What tasks and services would otherwise import one by one.
 PRELOAD = (
@@ -75,14 +79,16 @@ def main() -> int:
     children: dict[int, str] = {}
     stop: list[int] = []
     names = [*([SITES] if os.environ.get("FOLKMOOT_SITES_SERVER") else []), *COMMANDS]
+    names += [MLFLOW] if os.environ.get("FOLKMOOT_MLFLOW") else []
     only = os.environ.get("FOLKMOOT_SERVICES", "").split() or names
     for name in [name for name in names if name in only]:
         if forking and name == "scheduler":
             _load(PRELOAD)
-        children[_start(name, logs, forking)] = name
+        pid = _start_mlflow(logs) if name == MLFLOW else _start(name, logs, forking)
+        children[pid] = name
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stop.append(received))
-    ended = _watch(children, stop)
+    ended = _watch(children, stop, logs)
     _end(children)
     if ended is not None:
         print(f"{ended} ended by itself; see {logs / (ended + '.log')}", file=sys.stderr)
@@ -164,14 +170,35 @@ def _start(name: str, logs: Path, forking: bool) -> int:
         os._exit(status)
 
 
-def _watch(children: dict[int, str], stop: list[int]) -> str | None:
+def _start_mlflow(logs: Path) -> int:
+    """Start MLflow's server, a program of its own; returns its process id."""
+    told = json.loads(Path(os.environ["FOLKMOOT_MLFLOW"]).read_text(encoding="utf-8"))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "FOLKMOOT_"))}
+    with (logs / f"{MLFLOW}.log").open("ab") as log:
+        return subprocess.Popen(
+            told["command"],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**kept, **told["environment"]},
+        ).pid
+
+
+def _watch(children: dict[int, str], stop: list[int], logs: Path) -> str | None:
     """Wait; returns the name of a service that ended unasked, or None."""
+    again = 0.0
     while not stop:
+        if again and time.monotonic() > again:
+            again = 0.0
+            children[_start_mlflow(logs)] = MLFLOW
         readable, _, _ = select.select([sys.stdin], [], [], 0.2)
         if readable and not os.read(sys.stdin.fileno(), 1024):
             return None
         pid, _ = os.waitpid(-1, os.WNOHANG)
-        if pid in children:
+        if children.get(pid) == MLFLOW:
+            del children[pid]
+            again = time.monotonic() + 5.0
+        elif pid in children:
             return children.pop(pid)
     return None
 

@@ -104,7 +104,7 @@ class Services(Client):
     @property
     def login(self) -> tuple[str, str]:
         """User name and password of the UI."""
-        return USER, str(json.loads(self._passwords.read_text())[USER])
+        return USER, str(json.loads(self.passwords.read_text())[USER])
 
     @property
     def logs(self) -> Path:
@@ -112,7 +112,8 @@ class Services(Client):
         return self.home / "logs" / "services"
 
     @property
-    def _passwords(self) -> Path:
+    def passwords(self) -> Path:
+        """File of the UI's passwords (mode 0600)."""
         return self.home / "passwords.json"
 
     def __enter__(self) -> Services:
@@ -243,8 +244,8 @@ class Services(Client):
     def _settings(self) -> dict[str, dict[str, str]]:
         """What ``airflow.cfg`` says, by section."""
         secret = _secrets(self.home / "secrets.json")
-        if not self._passwords.exists():
-            _private(self._passwords, json.dumps({USER: secrets.token_urlsafe(12)}))
+        if not self.passwords.exists():
+            _private(self.passwords, json.dumps({USER: secrets.token_urlsafe(12)}))
         workers = str(max(8, 2 * (os.cpu_count() or 1)))
         return {
             "core": {
@@ -255,7 +256,7 @@ class Services(Client):
                 "load_examples": "False",
                 "dags_are_paused_at_creation": "False",
                 "simple_auth_manager_users": f"{USER}:admin",
-                "simple_auth_manager_passwords_file": str(self._passwords),
+                "simple_auth_manager_passwords_file": str(self.passwords),
                 "execution_api_server_url": f"{self._task_url}/execution/",
                 "fernet_key": secret["fernet_key"],
             },
