@@ -55,6 +55,7 @@ CODES: dict[str, str] = {
     "data.suppression": "More rows would be suppressed than the limit allows.",
     "data.privacy-model": "A privacy model that this table cannot satisfy, or that the output breaks.",
     "privacy.not-permitted": "The site's site.toml does not permit what the plan asks for.",
+    "privacy.consent": "The site's steward has not consented to this federation and contract.",
     "privacy.ceiling": "The release, or the plan it begins, would pass one of the site's ceilings.",
     "privacy.differencing": "Exact results of two versions of one dataset would give changed rows back.",
     "privacy.clock": "A site's clock was set back behind its privacy ledger.",

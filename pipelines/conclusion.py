@@ -15,7 +15,7 @@ from folkmoot.plan import RunContext
 from folkmoot.wire import canonical_json, digest
 from pipelines.hosts.execute import open_context, store_of
 
-__all__ = ["conclude_locally", "register", "report", "run_folder", "statistics_report"]
+__all__ = ["conclude_locally", "decide", "register", "report", "run_folder", "statistics_report"]
 
 
 def run_folder(context: RunContext) -> Path:
@@ -118,6 +118,22 @@ def register(context: RunContext) -> dict[str, Any] | None:
     if not context.params.tracking.register_model:
         return None
     registered = asdict(tracking.register(context))
+    _write(run_folder(context) / "registered.json", canonical_json(registered))
+    return registered
+
+
+def decide(context: RunContext, approved: bool, by: str) -> dict[str, Any]:
+    """A person's decision whether the model becomes champion; also in ``registered.json``.
+
+    Raises
+    ------
+    ConfigError, TransientError
+        As :func:`pipelines.coordinator.tracking.decide`.
+    """
+    from pipelines.coordinator import tracking
+
+    registered = asdict(tracking.decide(context, approved, by))
+    run_folder(context).mkdir(parents=True, exist_ok=True)
     _write(run_folder(context) / "registered.json", canonical_json(registered))
     return registered
 

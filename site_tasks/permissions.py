@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from folkmoot.errors import PrivacyError
 from folkmoot.privacy.ledger import Ceiling, Terms
 from folkmoot.privacy.release import planned
-from site_tasks import membership
+from site_tasks import consent, membership
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
@@ -31,6 +31,8 @@ def check(context: RunContext, home: SiteHome) -> None:
     ------
     PrivacyError
         ``privacy.not-permitted`` or ``privacy.seeded``, naming the key of ``site.toml``.
+    PrivacyError
+        ``privacy.consent`` where the steward's consent is asked for and missing.
     ProtocolError
         ``protocol.roster`` where members or keys are not those that the steward accepted.
     """
@@ -41,6 +43,7 @@ def check(context: RunContext, home: SiteHome) -> None:
     if distrusted:
         raise _refusal(home, "distrusted", f"names {', '.join(distrusted)}")
     membership.check(context, home)
+    consent.check(context, home)
     if params.statistics.active:
         from site_tasks.measure import allowed as statistics
 

@@ -93,6 +93,8 @@ class Permissions(Section):
     """Whether the coordinator is trusted with exact sums of clipped records, to add the noise itself (`privacy.noise: coordinator`)."""
     code: list[Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = []
     """Commits of folkmoot that the steward has approved for this site's worker; any clean checkout when empty."""
+    consent: bool = False
+    """Whether the site takes part only in what its steward's signed consent covers (`folkmoot site consent`)."""
     logs: bool = False
     """Whether the text of tasks' logs may go to the coordinator; it must allow it as well."""
     seeded: bool = False

@@ -8,6 +8,7 @@ import folkmoot
 from folkmoot.cli import (
     anonymise,
     audit,
+    consent,
     coordinator,
     data,
     doctor,
@@ -54,9 +55,11 @@ lineage.register(app)
 anonymise.register(app)
 doctor.register(app)
 audit.register(app)
+consent.register_approve(app)
 app.add_typer(data.app, name="data")
 standing.register(site.app)
 remote.register(site.app)
+consent.register(site.app)
 app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(roster.app, name="roster")

@@ -14,6 +14,7 @@ from folkmoot.params.anonymisation import (
     LDiversity,
     TCloseness,
 )
+from folkmoot.params.approval import Approval
 from folkmoot.params.data import Data, Holdout, Partition
 from folkmoot.params.defence import Defence
 from folkmoot.params.federation import Federation
@@ -28,6 +29,7 @@ from folkmoot.params.tracking import Tracking
 __all__ = [
     "Aggregation",
     "Anonymisation",
+    "Approval",
     "Data",
     "Defence",
     "DeltaPresence",

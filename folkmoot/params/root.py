@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from folkmoot.params.aggregation import Aggregation
 from folkmoot.params.anonymisation import Anonymisation
+from folkmoot.params.approval import Approval
 from folkmoot.params.data import Data
 from folkmoot.params.federation import Federation
 from folkmoot.params.model import Model
@@ -44,6 +45,8 @@ class Params(Section):
     """MLflow."""
     schedule: Schedule = Schedule()
     """When Airflow starts a training by itself."""
+    approval: Approval = Approval()
+    """Where a person decides before a run goes on."""
     statistics: Statistics = Statistics()
     """What `folkmoot statistics run` computes instead of training."""
 

@@ -14,7 +14,7 @@ tag                                    value
 ``folkmoot.mechanism`` ``.unit``       of the privacy statement, which lies with the model as
 ``.relation`` ``.accountant``          ``privacy_statement.md`` and ``.json``
 ``folkmoot.seeded``                    noise from a seed: NOT PRIVATE
-``folkmoot.verdict``                   why it did or did not become champion
+``folkmoot.verdict``                   why it did or did not become champion, and who decided
 =====================================  ==========================================================
 """
 
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import folkmoot
 from folkmoot.agreement import settled
+from folkmoot.errors import ConfigError
 from folkmoot.metrics import HIGHER_IS_BETTER, PRIMARY
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
@@ -50,13 +51,17 @@ __all__ = [
     "CHAMPION",
     "DATASET",
     "METRIC",
+    "WAITS",
     "Registered",
+    "decide",
     "model_name",
     "register_version",
     "verdict",
 ]
 
 CANDIDATE, CHAMPION = "candidate", "champion"
+#: How the verdict begins where it is for a person to decide (``approval.champion``).
+WAITS = "waits for approval: "
 DATASET, METRIC = "folkmoot.dataset.", "folkmoot.metric."
 #: What a loaded model needs, by kind; versions are those of this installation.
 _REQUIREMENTS = {
@@ -119,12 +124,56 @@ def register_version(mirror: Mirror, found: Published) -> Registered:
         champion = aliases.get(CHAMPION)
         other = versions[champion].tags if champion in versions and champion != number else None
         wins, reason = verdict(context.contract.task, tags, other)
+        if other is not None:
+            reason += f" (against version {champion})"
+        if wins and context.params.approval.champion:
+            reason = f"{WAITS}{reason}"
+        elif wins:
+            client.set_registered_model_alias(name, CHAMPION, str(number))
+            aliases[CHAMPION] = number
+        client.set_model_version_tag(name, str(number), "folkmoot.verdict", reason)
+    held = tuple(alias for alias in sorted(aliases) if aliases[alias] == number)
+    return Registered(name, number, held, reason)
+
+
+def decide(mirror: Mirror, run: str, approved: bool, by: str) -> Registered:
+    """A person's decision on the version of a run; safe to repeat.
+
+    Approved, it becomes champion, unless another version has become champion since that it does not
+    beat: then it stays candidate, and the verdict says so.
+
+    Raises
+    ------
+    ConfigError
+        Where the run has no version, or none that waits for a decision.
+    """
+    context, client = mirror.context, mirror.client
+    name = model_name(context.params)
+    versions = {int(v.version): v for v in client.search_model_versions(f"name = '{name}'")}
+    number = next((n for n, v in versions.items() if v.tags.get("folkmoot.run") == run), None)
+    before = None if number is None else versions[number].tags.get("folkmoot.verdict", "")
+    if number is None or before is None or not before.startswith(WAITS):
+        what = "made no version" if number is None else f"waits for nobody: {before}"
+        raise ConfigError(
+            "config.invalid",
+            f"The model of run {run} {what}.",
+            "folkmoot lineage lists the models; move the alias by hand to change a decision.",
+        )
+    reason = before.removeprefix(WAITS)
+    aliases = {a: int(n) for a, n in client.get_registered_model(name).aliases.items()}
+    if not approved:
+        reason = f"rejected by {by}; {reason}"
+    else:
+        champion = aliases.get(CHAMPION)
+        other = versions[champion].tags if champion in versions and champion != number else None
+        wins, reason = verdict(context.contract.task, versions[number].tags, other)
         if wins:
             client.set_registered_model_alias(name, CHAMPION, str(number))
             aliases[CHAMPION] = number
+        reason = f"approved by {by}; {reason}"
         if other is not None:
             reason += f" (against version {champion})"
-        client.set_model_version_tag(name, str(number), "folkmoot.verdict", reason)
+    client.set_model_version_tag(name, str(number), "folkmoot.verdict", reason)
     held = tuple(alias for alias in sorted(aliases) if aliases[alias] == number)
     return Registered(name, number, held, reason)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from folkmoot.errors import TransientError
 from folkmoot.plan import RunContext
+from pipelines.coordinator import registry
 from pipelines.coordinator.mirror import Mirror
 from pipelines.coordinator.mlflow_store import artifact_root, conversation, tracking_uri, ui_command
 from pipelines.coordinator.published import published
@@ -23,6 +24,7 @@ __all__ = [
     "Registered",
     "Tracked",
     "artifact_root",
+    "decide",
     "follow",
     "register",
     "sync",
@@ -164,6 +166,20 @@ def register(context: RunContext) -> Registered:
     found.outcome(context.run)
     with conversation(context.params, context.workspace):
         return register_version(_mirror(context), found)
+
+
+def decide(context: RunContext, approved: bool, by: str) -> Registered:
+    """A person's decision whether the run's model becomes champion (``approval.champion``).
+
+    Raises
+    ------
+    ConfigError
+        Where no decision is awaited.
+    TransientError
+        As :func:`sync`.
+    """
+    with conversation(context.params, context.workspace):
+        return registry.decide(_mirror(context), context.run, approved, by)
 
 
 def _mirror(context: RunContext) -> Mirror:

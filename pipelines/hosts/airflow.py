@@ -280,12 +280,13 @@ class _Builder:
             retry_exponential_backoff=0,
         )
         agreed = bool(self.plan.stage("agree/"))
+        waits = self._consents(start)
         if agreed:
             with TaskGroup("agree", tooltip=docs.AGREE):
-                self._sites("agree", docs.AGREE, start)
+                self._sites("agree", docs.AGREE, waits)
                 self._add(s for s in self.plan.stage("agree/") if s.place == COORDINATOR)
         with TaskGroup("prepare", tooltip=docs.PREPARE):
-            self._sites("prepare", docs.PREPARE, None if agreed else start)
+            self._sites("prepare", docs.PREPARE, None if agreed else waits)
         if self.plan.stage("setup/"):
             with TaskGroup("setup", tooltip=docs.SETUP):
                 self._add(self.plan.stage("setup/"))
@@ -308,8 +309,29 @@ class _Builder:
                 self.tasks[first] >> self.tasks[each.name]
         self._close(start, conclude)
 
-    def _sites(self, stage: str, tooltip: str, start: OpenRun | None) -> None:
-        """A group per site with its steps of a stage, behind ``start`` where given."""
+    def _consents(self, start: OpenRun) -> dict[str, Any]:
+        """What each site's first step waits for: the run, and a steward's consent where asked for."""
+        if not self.project.params.approval.consent:
+            return dict.fromkeys(self.plan.sites, start)
+        from pipelines.hosts.airflow_approval import AskConsent  # its operators load a provider
+
+        with TaskGroup("consent", tooltip=docs.CONSENT):
+            asked = {
+                site: AskConsent(
+                    task_id=site,
+                    site=site,
+                    project=self.project,
+                    task_display_name=f"Consent of {site}",
+                    doc_md=docs.CONSENT,
+                    owner=site,
+                )
+                for site in self.plan.sites
+            }
+        start >> list(asked.values())
+        return asked
+
+    def _sites(self, stage: str, tooltip: str, first: dict[str, Any] | None) -> None:
+        """A group per site with its steps of a stage, behind what ``first`` names where given."""
         for site in self.plan.sites:
             with TaskGroup(site, tooltip=tooltip):
                 steps = [s for s in self.plan.stage(f"{stage}/") if s.place == site]
@@ -319,8 +341,8 @@ class _Builder:
                             group = TaskGroup(f"anonymise-{site}", tooltip=docs.ANONYMISE)
                             stack.enter_context(group)
                         self._add(some)
-            if start is not None:
-                start >> self.tasks[steps[0].name]
+            if first is not None:
+                first[site] >> self.tasks[steps[0].name]
 
     def _add(self, steps: Iterable[Step]) -> Any:
         """Tasks of steps; returns the last."""
@@ -390,6 +412,15 @@ class _Builder:
                 retry_delay=timedelta(seconds=15),
             )
             report >> register
+            if params.approval.champion:
+                from pipelines.hosts.airflow_approval import ApproveChampion
+
+                register >> ApproveChampion(
+                    task_id="approve",
+                    project=self.project,
+                    task_display_name="Approve the champion",
+                    doc_md=docs.APPROVE,
+                )
 
 
 def _anonymises(step: Step) -> bool:

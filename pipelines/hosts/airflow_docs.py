@@ -45,6 +45,13 @@ it: where MLflow is down, this task ends as skipped and `register` catches up.""
 REGISTER = """Brings MLflow up to date and registers the model as `candidate`; it becomes `champion`
 when it beats the present champion on held-out rows. Clear this task once MLflow answers again."""
 
+CONSENT = """Asks whether a site takes part, before its first round in this federation and contract
+(`approval.consent`). Answer it under *Required actions*. What was answered is not asked again. The site
+itself goes by its steward's signed record: `folkmoot site consent`."""
+
+APPROVE = """Asks whether the model becomes `champion` (`approval.champion`), where it beats the present
+one. Without an answer it stays `candidate`; `folkmoot approve RUN` decides later."""
+
 ANNOUNCE = """Updates the Asset of every site whose dataset version is new, all at once, so that one
 training follows. Skipped where nothing changed."""
 

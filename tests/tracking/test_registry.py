@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from folkmoot.errors import ProtocolError
+from folkmoot.cli.app import app
+from folkmoot.errors import ConfigError, ProtocolError
 from folkmoot.params import Params
 from folkmoot.plan import keys
 from pipelines.coordinator import mlflow_store, tracking
@@ -104,6 +106,33 @@ def test_champion_is_beaten_by_better_models_alone(new_workspace: Workspaces) ->
         "candidate": 4,
         "champion": 2,
     }
+
+
+def test_a_person_decides_where_params_ask(new_workspace: Workspaces) -> None:
+    params = settings("approval.champion=true", "model.linear.rounds=1")
+    workspace = new_workspace(params)
+    context = train(params, "asked", workspace)
+    registered = tracking.register(context)
+    assert registered.aliases == ("candidate",)
+    assert registered.reason == "waits for approval: there was no champion"
+    assert tracking.register(context) == registered, "asked once"
+    arguments = ["asked", "--by", "head of data", "--workspace", str(workspace)]
+    chosen = ["--set", "federation.name=clinic", "--set", "federation.sites=[north,south]"]
+    done = CliRunner().invoke(app, ["approve", *arguments, *chosen], catch_exceptions=False)
+    assert "version 1: approved by head of data; there was no champion" in done.output
+    with pytest.raises(ConfigError, match="waits for nobody: approved"):
+        tracking.decide(context, False, "somebody else")
+    # As if another had become champion meanwhile, that this one does not beat: it stays candidate.
+    client = mlflow_store.connect(params, workspace)
+    for wanted, says in ((True, "approved by"), (False, "rejected by")):
+        client.set_model_version_tag(
+            "clinic-linear", "1", "folkmoot.verdict", "waits for approval: x"
+        )
+        client.delete_registered_model_alias("clinic-linear", "champion")
+        client.set_model_version_tag("clinic-linear", "1", "folkmoot.seeded", "true")
+        late = tracking.decide(context, wanted, "b")
+        assert late.aliases == ("candidate",)
+        assert late.reason.startswith(f"{says} b; ")
 
 
 def test_seeded_noise_never_becomes_champion(new_workspace: Workspaces) -> None:
