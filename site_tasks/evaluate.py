@@ -158,6 +158,12 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
         feature space.
     """
     data = orders.read(context, key)
+    found = digest(data)
+    # One process may serve all sites of a federation: what fits one fits those of its features.
+    name = (context.run, key, found, prepared.features.names)
+    known: tuple[object, Artefact] | None = context.cache.get("model")
+    if known is not None and known[0] == name:
+        return known[1], found
     model = decode(data, kind="model")
     meta = model.meta
     if (meta.get("federation"), meta.get("run")) != (context.federation, context.run):
@@ -182,7 +188,8 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
         raise _shapeless("coefficients or trees")
     if meta["kind"] == "linear":  # trees are checked where they are read (site_tasks.margins)
         check_shape(model, prepared, context)
-    return model, digest(data)
+    context.cache["model"] = name, model
+    return model, found
 
 
 def check_shape(model: Artefact, prepared: Prepared, context: RunContext) -> None:

@@ -62,6 +62,21 @@ def test_the_roster_survives_a_round_trip_and_names_strangers(tmp_path: Path) ->
         Roster.load(tmp_path / "roster.toml")
 
 
+@pytest.mark.parametrize("size", [0, 100, 100_000])
+def test_what_this_process_signed_itself_is_compared_whole(size: int) -> None:
+    key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    data = bytes(size) + b"x"
+    signed = sign(data, key)
+    assert verify(bytes(bytearray(signed)), key.public_key(), what="it") == data
+    with pytest.raises(ProtocolError):
+        verify(signed, other.public_key(), what="it")
+    for at in (0, -85, -84, -64, -63, -1):
+        bent = bytearray(signed)
+        bent[at] ^= 1
+        with pytest.raises(ProtocolError):
+            verify(bytes(bent), key.public_key(), what="it")
+
+
 def test_a_released_update_opens_whole() -> None:
     key = Ed25519PrivateKey.generate()
     opened = open_released(update(key), Roster({"a": public_text(key)}), BINDING)
