@@ -99,10 +99,10 @@ def test_a_full_disk_is_told_and_frees_what_it_took(
         written.append(write(target, data[:70_000]))  # a write may be a part of what was asked
         return written[-1]
 
-    monkeypatch.setattr(module.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(TransientError) as caught:
         asyncio.run(uploads.append(file, 0, len(DATA), line(DATA)))
     assert caught.value.code == "transient.disk-full"
     assert not file.exists()
-    monkeypatch.setattr(module.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     assert asyncio.run(uploads.append(file, 0, len(DATA), line(DATA))).digest == DIGEST
