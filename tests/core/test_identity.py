@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ def test_what_this_process_signed_itself_is_compared_whole(size: int) -> None:
         bent[at] ^= 1
         with pytest.raises(ProtocolError):
             verify(bytes(bent), key.public_key(), what="it")
+
+
+def test_a_signature_of_a_digest_is_none_of_the_digest_itself() -> None:
+    """Long data is signed by its SHA-256, under a mark of its own."""
+    key, data = Ed25519PrivateKey.generate(), bytes(70_000)
+    long = sign(data, key)
+    short = sign(hashlib.sha256(data).digest(), key)
+    assert long[-84:-64] != short[-84:-64]
+    key.public_key().verify(long[-64:], long[-84:-64] + hashlib.sha256(data).digest())
+    for forged in (data + short[-84:], data + long[-84:-64] + short[-64:],
+                   data + short[-84:-64] + long[-64:], short[:32] + long[-84:]):  # fmt: skip
+        with pytest.raises(ProtocolError):
+            verify(forged, key.public_key(), what="it")
 
 
 def test_a_released_update_opens_whole() -> None:
