@@ -73,7 +73,8 @@ def report(
     from pipelines.baselines import simulated
 
     path = str(_model_file(context, result))
-    if not baselines or not simulated(context, result["datasets"]):
+    wanted = baselines and context.params.tracking.baselines
+    if not wanted or not simulated(context, result["datasets"]):
         return {"model_path": path, "baselines": None}
     return {"model_path": path, "baselines": _baselines(context, result, say)}
 

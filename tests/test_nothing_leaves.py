@@ -65,6 +65,7 @@ GAUSSIAN = (
     "privacy.noise_multiplier=2.0",
     "data.scaling=bounds",
     "aggregation.weighting=uniform",
+    "tracking.baselines=false",
 )
 
 

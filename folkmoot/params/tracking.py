@@ -18,3 +18,5 @@ class Tracking(Section):
     """Registered model; `<federation>-<kind>` when null."""
     register_model: bool = True
     """Whether the final model is registered."""
+    baselines: bool = True
+    """Whether a model of simulated sites is compared with each site alone and with pooled rows."""

@@ -20,7 +20,7 @@ from pipelines.hosts.execute import store_of
 from pipelines.simulation import ensure_sites
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS = 8
+ROUNDS = 5
 
 
 @dataclass
@@ -51,6 +51,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         {
             "federation": {"quorum": 3, "workspace": str(workspace)},
             "model": {"linear": {"rounds": ROUNDS, "early_stopping": {"tolerance": 0.0}}},
+            "tracking": {"baselines": False},
             "schedule": {"cron": None, "refresh_cron": None, "on_new_data": True},
         }
     )

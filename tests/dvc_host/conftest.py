@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "federation": {"name": "pair", "sites": ["north", "south"], "quorum": None},
     "data": {"recipe": "breast_cancer", "scaling": "bounds"},
     "model": {"linear": {"strategy": "newton", "rounds": 2, "l2": 1.0}},
-    "tracking": {"enabled": False},
+    "tracking": {"enabled": False, "baselines": False},
 }
 
 

@@ -19,7 +19,7 @@ RUN = "conformance"
 def settings(kind: str) -> Params:
     """Seeded noise, so that even what is drawn can be compared; the sites permit it here."""
     noisy: dict[str, Any] = {
-        "federation": {"quorum": 3},
+        "federation": {"sites": ["site-a", "site-b", "site-c"], "quorum": 2},
         "data": {"scaling": "bounds", "holdout": {"by": "content"}},
         "model": {"linear": {"strategy": "private", "rounds": 3}},
         "privacy": {
@@ -31,14 +31,15 @@ def settings(kind: str) -> Params:
             "seeded": True,
         },
         "aggregation": {"weighting": "uniform", "evaluate_every": 0},
-        "tracking": {"enabled": False},
+        "tracking": {"enabled": False, "baselines": False},
     }
     trees: dict[str, Any] = {
-        "data": {"recipe": "synthetic", "rows": 1200},
+        "federation": {"sites": ["site-a", "site-b"]},
+        "data": {"recipe": "synthetic", "rows": 600},
         "model": {"kind": "trees", "trees": {"rounds": 2, "max_depth": 3}},
         # The sites settle on one schema first, then recode, verify and report.
         "anonymisation": {"recoding": "agreed", "k": 5, "suppression_limit": 1.0},
-        "tracking": {"enabled": False},
+        "tracking": {"enabled": False, "baselines": False},
     }
     return parse_params(noisy if kind == "linear" else trees)
 

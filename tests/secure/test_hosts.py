@@ -1,7 +1,4 @@
-"""Secure sums on every host: the same model, and a site that is lost between upload and answer.
-
-The sites settle on levels first, by a sum as well.
-"""
+"""Secure sums on every host: the same model, and a site that is lost between upload and answer."""
 
 from __future__ import annotations
 
@@ -20,17 +17,11 @@ from folkmoot.wire import decode
 RUN = "masked"
 
 
-def settings(rounds: int = 2) -> Params:
-    return parse_params(
-        {
-            "federation": {"quorum": 3},
-            "data": {"recipe": "synthetic", "rows": 1200},
-            "anonymisation": {"recoding": "agreed", "k": 5, "suppression_limit": 1.0},
-            "model": {"linear": {"strategy": "fedavg", "rounds": rounds}},
-            "aggregation": {"protection": "masks"},
-            "tracking": {"enabled": False},
-        }
-    )
+MASKED: dict[str, Any] = {
+    "model": {"linear": {"strategy": "fedavg", "rounds": 2}},
+    "aggregation": {"protection": "masks"},
+    "tracking": {"enabled": False, "baselines": False},
+}
 
 
 def folder(workspace: Path) -> Path:
@@ -66,7 +57,16 @@ def airflow(params: Params, workspace: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_dvc_agrees_with_the_embedded_host(workspace_of: Callable[..., Path]) -> None:
-    params = settings()
+    # The sites settle on levels first, by a sum as well.
+    agreed = {"recoding": "agreed", "k": 5, "suppression_limit": 1.0}
+    params = parse_params(
+        {
+            "federation": {"sites": ["site-a", "site-b", "site-c"]},
+            "data": {"recipe": "synthetic", "rows": 900},
+            "anonymisation": agreed,
+            **MASKED,
+        }
+    )
     one, other = workspace_of(params, "embedded"), workspace_of(params, "dvc")
     first, second = embedded(params, one), dvc(params, other)
     for round in range(3):
@@ -101,7 +101,8 @@ class Absent(threading.Thread):
 def test_airflow_goes_on_without_a_site_that_is_lost_between(
     workspace_of: Callable[..., Path],
 ) -> None:
-    params = settings()
+    data = {"scaling": "federation"}
+    params = parse_params({"federation": {"quorum": 3}, "data": data, **MASKED})
     one, other = workspace_of(params, "embedded"), workspace_of(params, "airflow")
     embedded(params, one)
     absent = Absent(other, "site-d")
@@ -109,7 +110,6 @@ def test_airflow_goes_on_without_a_site_that_is_lost_between(
     airflow(params, other)
     absent.join()
     assert absent.taken
-    assert schema(one) == schema(other)
     # site-d contributed before it was lost: the sum is the same, and nobody ran again.
     record = json.loads((folder(other) / "round-001" / "record.json").read_text())
     assert record["secure"]["silent"] == ["site-d"]

@@ -146,12 +146,16 @@ def zayatz(sample: Frequencies, population: int) -> Estimate | None:
     Population classes are taken to have the sizes that the sample's have; Bayes' rule then says how
     often a class that shows one row in the sample has one person.  Too high for small samples.
     """
-    from scipy.stats import hypergeom
+    from scipy.special import gammaln
 
     n = sample.rows
     if not sample.unique or n >= population:
         return Estimate(sample.unique / max(population, 1))
-    alone = sample.classes * hypergeom.pmf(1, population, sample.sizes, n)
+    # The hypergeometric law but for factors that all classes share; scipy.stats takes 0.4 s to load.
+    rest = np.maximum(population - sample.sizes, n - 1)
+    odds = np.log(sample.sizes) + gammaln(rest + 1) - gammaln(rest - n + 2)
+    alone = np.where(population - sample.sizes >= n - 1, np.exp(odds - odds.max()), 0.0)
+    alone *= sample.classes
     stays = alone[sample.sizes == 1].sum() / alone.sum()
     return Estimate(min(float(sample.unique * stays / n), 1.0))
 
