@@ -52,8 +52,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         strategy = context.params.model.linear.strategy
         with np.errstate(over="ignore", invalid="ignore"):  # privatise judges what is not finite
             arrays = (_newton if strategy == "newton" else _local)(step, context, home, model, rows)
-        uniform = context.params.aggregation.weighting == "uniform"
-        parts: dict[str, Part] = {"update": LinearUpdate(arrays, 1.0 if uniform else rows.weight)}
+        parts: dict[str, Part] = {"update": LinearUpdate(arrays, _weight(context, rows))}
         if due(context.params, step.round):
             parts["evaluation"] = counts_of(model, prepared, context, home)
         return parts
@@ -69,6 +68,15 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         costs=charge(context.params.privacy),
     )
     return [ref]
+
+
+def _weight(context: RunContext, rows: ScaledRows) -> float:
+    """What the update counts for."""
+    aggregation = context.params.aggregation
+    if aggregation.weighting == "uniform":
+        return 1.0
+    most = aggregation.defence.weight_limit
+    return rows.weight if most is None else min(rows.weight, most)
 
 
 def _newton(

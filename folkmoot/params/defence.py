@@ -29,6 +29,7 @@ class Defence(Section):
     mode: Literal["none", "private", "grouped", "robust"] = "none"
     """`private`: updates may be masked, the site bounds their norm, a gate takes back what harms; `grouped`: the coordinator sees masked sums of random groups of sites and combines them by `rule`; `robust`: the coordinator sees updates and combines them by `rule`."""
     rule: Literal[
+        "nearest_neighbour_mixing",
         "median",
         "trimmed_mean",
         "krum",
@@ -36,7 +37,7 @@ class Defence(Section):
         "geometric_median",
         "centred_clipping",
         "fltrust",
-    ] = "multi_krum"
+    ] = "nearest_neighbour_mixing"
     """How `robust` combines the sites' changes, and `grouped` those of groups."""
     hostile: Annotated[int, Field(ge=0)] = 1
     """Most sites that may be hostile; each rule refuses more than it can bear."""
@@ -46,6 +47,8 @@ class Defence(Section):
     """`grouped`: sites that must be left of a group in a round; a smaller one sits the round out."""
     trusted_site: Name | None = None
     """Site whose own update `fltrust` measures the others by."""
+    weight_limit: Positive | None = None
+    """`private` and `grouped`: most rows that a site's update counts for, about those of a middling site; without it a site that claims many rows has many sites' weight."""
     radius: Positive | None = None
     """Radius of `centred_clipping`; the median distance of the updates when null."""
     gate: NonNegative | None = 0.05
@@ -57,6 +60,10 @@ class Defence(Section):
     def _trusted(self) -> Self:
         if self.mode == "robust" and (self.rule == "fltrust") != (self.trusted_site is not None):
             raise ValueError("rule fltrust and trusted_site go together")
+        if self.weight_limit is not None and self.mode not in {"private", "grouped"}:
+            raise ValueError(
+                "weight_limit belongs to modes private and grouped: rules of robust treat all sites alike"
+            )
         if (self.mode == "grouped") != (self.groups is not None):
             raise ValueError("mode grouped and groups go together")
         if self.mode == "grouped" and self.groups is not None:

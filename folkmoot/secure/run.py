@@ -146,7 +146,9 @@ def limits_of(context: RunContext) -> Limits:
         step=fine,
         sites=len(context.params.federation.members),
         value=value,
-        weight=1.0 if aggregation.weighting == "uniform" else rows,
+        weight=1.0
+        if aggregation.weighting == "uniform"
+        else min(rows, aggregation.defence.weight_limit or rows),
         rows=rows,
     )
 

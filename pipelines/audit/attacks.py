@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import open_released
 from folkmoot.wire import Artefact, decode
 
-__all__ = ["ATTACKS", "TRIGGER", "hostile", "with_trigger"]
+__all__ = ["ATTACKS", "TRIGGER", "ChangedRows", "View", "hostile", "with_trigger"]
 
 Floats = NDArray[np.float64]
 Local = Callable[..., dict[str, Floats]]
@@ -42,9 +42,30 @@ TRIGGER = (3, 3.0)
 BOOST = 10.0
 
 
+class View(Protocol):
+    """What a hostile site knows when it makes its update."""
+
+    @property
+    def rows(self) -> Any:
+        """Its own training rows, scaled."""
+
+    @property
+    def sites(self) -> Collection[str]:
+        """All hostile sites."""
+
+    def own(self, rows: Any = None) -> Floats:
+        """The update (K, d + 1) that Folkmoot's code makes of the site's rows, or of ``rows``."""
+
+    def others(self) -> Floats:
+        """Updates (n, K, d + 1) that honest sites published in this round, or this site's own."""
+
+    def last_step(self) -> Floats:
+        """What the round before made of the global model; zeros in the first."""
+
+
 @dataclass(frozen=True)
 class _View:
-    """What a hostile site knows when it makes its update."""
+    """The view of a site in an embedded run."""
 
     step: Step
     context: RunContext
@@ -55,12 +76,10 @@ class _View:
     sites: frozenset[str]
 
     def own(self, rows: Any = None) -> Floats:
-        """The update that Folkmoot's code makes of the site's rows, or of ``rows``."""
         chosen = self.rows if rows is None else rows
         return self.honest(self.step, self.context, self.home, self.model, chosen)["delta"]
 
     def others(self) -> Floats:
-        """Updates (n, K, d + 1) that honest sites published in this round, or this site's own."""
         found = []
         for site in self.context.params.federation.members:
             key = self.context.key(keys.update(self.step.round, site))
@@ -70,20 +89,27 @@ class _View:
                 found.append(update.parts["update"].arrays["delta"])
         return np.stack(found or [self.own()])
 
+    def last_step(self) -> Floats:
+        w = parameters(self.model)
+        if self.step.round == 1:
+            return np.zeros_like(w)
+        before = self.context.store.get(self.context.key(keys.model(self.step.round - 2)))
+        return w - parameters(decode(before, kind="model"))
 
-def _label_flip(view: _View) -> Floats:
-    return view.own(_Changed(view.rows, lambda x, y: (x, y.max(initial=1) - y)))
+
+def _label_flip(view: View) -> Floats:
+    return view.own(ChangedRows(view.rows, lambda x, y: (x, y.max(initial=1) - y)))
 
 
-def _sign_flip(view: _View) -> Floats:
+def _sign_flip(view: View) -> Floats:
     return -view.own()
 
 
-def _scaling(view: _View) -> Floats:
+def _scaling(view: View) -> Floats:
     return -BOOST * view.own()
 
 
-def _little(view: _View) -> Floats:
+def _little(view: View) -> Floats:
     others = view.others()
     n, f = len(others) + len(view.sites), len(view.sites)
     needed = n // 2 + 1 - f  # honest sites that must lie farther out than the attackers do
@@ -92,30 +118,26 @@ def _little(view: _View) -> Floats:
     return moved
 
 
-def _inner_product(view: _View) -> Floats:
+def _inner_product(view: View) -> Floats:
     backwards: Floats = -0.5 * view.others().mean(axis=0)
     return backwards
 
 
-def _backdoor(view: _View) -> Floats:
+def _backdoor(view: View) -> Floats:
     def poison(x: Floats, y: NDArray[Any]) -> tuple[Floats, NDArray[Any]]:
         half = len(x) // 2
         return np.concatenate([with_trigger(x[:half]), x]), np.concatenate(
             [np.ones(half, y.dtype), y]
         )
 
-    return BOOST * view.own(_Changed(view.rows, poison))
+    return BOOST * view.own(ChangedRows(view.rows, poison))
 
 
-def _free_rider(view: _View) -> Floats:
-    w = parameters(view.model)
-    if view.step.round == 1:
-        return np.zeros_like(w)
-    before = view.context.store.get(view.context.key(keys.model(view.step.round - 2)))
-    return w - parameters(decode(before, kind="model"))
+def _free_rider(view: View) -> Floats:
+    return view.last_step()
 
 
-ATTACKS: dict[str, Callable[[_View], Floats]] = {
+ATTACKS: dict[str, Callable[[View], Floats]] = {
     "label_flip": _label_flip,
     "sign_flip": _sign_flip,
     "scaling": _scaling,
@@ -165,7 +187,7 @@ def hostile(sites: Collection[str], attack: str) -> Iterator[None]:
         train_linear._local = honest
 
 
-class _Changed:
+class ChangedRows:
     """A site's scaled rows after its owner changed them."""
 
     def __init__(self, rows: Any, change: Callable[..., tuple[Floats, NDArray[Any]]]) -> None:
@@ -179,6 +201,7 @@ class _Changed:
         return len(self._y)
 
     def batches(self, rng: np.random.Generator, size: int) -> Iterator[tuple[Any, Any, None]]:
+        """One pass in random order."""
         order = rng.permutation(len(self))
         for at in range(0, len(self), size):
             batch = order[at : at + size]

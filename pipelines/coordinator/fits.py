@@ -57,6 +57,9 @@ def check_update(update: ReleasedUpdate, context: RunContext) -> None:
     _demand(update.parts.keys() <= {"update", "evaluation"}, update, "has parts nobody asked for")
     if context.params.aggregation.weighting == "uniform":
         _demand(update.parts["update"].weight == 1.0, update, "claims a weight of its own")
+    elif (most := context.params.aggregation.defence.weight_limit) is not None:
+        fit = update.parts["update"].weight <= most
+        _demand(fit, update, "claims more than aggregation.defence.weight_limit")
     if context.params.privacy.mechanism == "clip":
         size = float(
             np.sqrt(sum(np.square(a).sum() for a in update.parts["update"].arrays.values()))

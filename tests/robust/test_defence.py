@@ -7,20 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from folkmoot.cli.app import app
 from folkmoot.errors import ConfigError
+from folkmoot.models.linear import parameters
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import keys
 from folkmoot.secure.groups import groups_of
+from folkmoot.wire import decode
 from pipelines.audit.attacks import hostile
 from pipelines.hosts.embedded import run
 from site_tasks.home import SiteHome
 from site_tasks.settings import save_settings
 
 SITES = ["site-a", "site-b", "site-c", "site-d", "site-e"]
+ROBUST = ["aggregation.defence.mode=robust"]
 CLIP = ["privacy.mechanism=clip", "privacy.clip_norm=0.3"]
 
 
@@ -46,7 +50,7 @@ def records(workspace: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("rule", ["median", "multi_krum", "geometric_median"])
+@pytest.mark.parametrize("rule", ["nearest_neighbour_mixing", "median", "geometric_median"])
 def test_a_robust_rule_keeps_what_the_mean_loses(rule: str, workspace_of: Workspace) -> None:
     workspace = workspace_of(params_of())
     robust = params_of("aggregation.defence.mode=robust", f"aggregation.defence.rule={rule}")
@@ -146,13 +150,73 @@ def test_an_update_above_the_clip_norm_is_left_out(
     assert all(record["missing"] == {"site-e": "protocol.mismatch"} for record in found)
 
 
+def test_a_claim_of_rows_buys_no_more_than_the_limit(
+    workspace_of: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that says it has a million rows would be the whole mean."""
+    from site_tasks import train_linear
+
+    private = ["aggregation.defence.mode=private", *CLIP, "model.linear.rounds=1"]
+    open_ = params_of(*private, "federation.quorum=4")
+    limited = params_of(*private, "federation.quorum=4", "aggregation.defence.weight_limit=40")
+    workspace = workspace_of(open_)
+    (record,) = records(workspace, run(limited, workspace=workspace))
+    assert record["participants"] == dict.fromkeys(SITES, 40.0)
+
+    real, seen = train_linear._weight, []
+
+    def claims(context: Any, rows: Any) -> float:
+        seen.append(rows)
+        return 1e6 if len(seen) % len(SITES) == 0 else real(context, rows)
+
+    monkeypatch.setattr(train_linear, "_weight", claims)
+    (taken,) = records(workspace, run(open_, workspace=workspace))
+    assert taken["participants"]["site-e"] == 1e6
+    again = params_of(*private, "federation.quorum=4", "aggregation.defence.weight_limit=39")
+    (record,) = records(workspace, run(again, workspace=workspace))
+    assert record["missing"] == {"site-e": "protocol.mismatch"}
+
+
+def test_a_mean_under_masks_is_no_longer_than_clipped_updates_make_it(
+    workspace_of: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody sees that a site did not clip; what it adds to a round is bounded all the same."""
+    from site_tasks import privatise
+
+    params = params_of(
+        "aggregation.protection=masks",
+        "aggregation.weighting=uniform",
+        "privacy.mechanism=clip",
+        "privacy.clip_norm=0.01",
+        "model.linear.rounds=1",
+    )
+    workspace = workspace_of(params)
+    real, seen = privatise._clipped, []
+
+    def forgetful(part: Any, norm: float) -> Any:
+        seen.append(part)
+        last = len(seen) % len(SITES) == 0
+        return part if last else real(part, norm)
+
+    monkeypatch.setattr(privatise, "_clipped", forgetful)
+    result = run(params, workspace=workspace)
+    folder = workspace / "exchange" / "attacked" / "runs" / result["run"]
+    model = parameters(decode((folder / keys.model(1)).read_bytes(), kind="model"))
+    assert 0.005 < np.linalg.norm(model) <= 0.01 * (1 + 1e-3)
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         (["model.linear.strategy=newton", "aggregation.defence.mode=robust"], "strategy"),
         (["aggregation.defence.mode=private"], "clip"),
+        ([*ROBUST, "aggregation.defence.weight_limit=50"], "weight_limit"),
         (["aggregation.defence.mode=robust", "aggregation.evaluate_every=0"], "evaluate_every"),
-        (["aggregation.defence.mode=robust", "aggregation.defence.hostile=3"], "bears 1"),
+        (["aggregation.defence.mode=robust", "aggregation.defence.hostile=3"], "bears 2"),
+        (
+            ["aggregation.defence.rule=multi_krum", "aggregation.defence.hostile=2", *ROBUST],
+            "bears 1",
+        ),
         (["aggregation.defence.mode=robust", "aggregation.defence.rule=fltrust"], "trusted_site"),
         (
             [

@@ -33,6 +33,37 @@ def test_krum_takes_one_update_and_multi_krum_the_mean_of_the_closest() -> None:
     assert combine(crowd, defence("multi_krum")) == pytest.approx(crowd[:5].mean(axis=0))
 
 
+def test_mixing_takes_the_mean_of_each_sites_neighbourhood() -> None:
+    changes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [90.0, 90.0]])
+    # The four nearest of each honest site are the honest sites; the hostile one's has itself in it.
+    honest = changes[:4].mean(axis=0)
+    assert combine(changes, defence("nearest_neighbour_mixing")) == pytest.approx(honest)
+    everybody = combine(changes, defence("nearest_neighbour_mixing", hostile=0))
+    assert everybody == pytest.approx(changes.mean(axis=0))
+
+
+def test_mixing_stays_nearer_to_the_honest_mean_than_selecting_does() -> None:
+    """Honest updates of different sizes, and hostile ones that try not to be noticed."""
+    rng, off = np.random.default_rng(4), {"nearest_neighbour_mixing": 0.0, "multi_krum": 0.0}
+    for _ in range(30):
+        honest = (1 + rng.normal(size=(8, 10))) * rng.lognormal(0, 0.5, size=(8, 1))
+        mean, spread = honest.mean(axis=0), honest.std(axis=0)
+        for hidden in (mean - spread, mean - 1.5 * spread, -0.5 * mean, -honest[0]):
+            changes = np.concatenate([honest, [hidden, hidden]])
+            for rule in off:
+                off[rule] += float(np.linalg.norm(combine(changes, defence(rule, 2)) - mean))
+    assert off["nearest_neighbour_mixing"] < 0.9 * off["multi_krum"]
+
+
+@pytest.mark.parametrize("rule", ["nearest_neighbour_mixing", "multi_krum"])
+@pytest.mark.parametrize("size", [1e160, 1e300])
+def test_numbers_whose_squares_overflow_are_only_far_away(rule: str, size: float) -> None:
+    honest = np.random.default_rng(5).normal(size=(7, 4))
+    changes = np.concatenate([honest, [[size] * 4, [-size] * 4]])
+    found = combine(changes, defence(rule, hostile=2))
+    assert np.linalg.norm(found - honest.mean(axis=0)) < np.linalg.norm(honest, axis=1).max()
+
+
 def test_the_geometric_median_has_the_least_summed_distance() -> None:
     changes = np.random.default_rng(1).normal(size=(9, 4))
     found = combine(changes, defence("geometric_median", hostile=2))
@@ -63,7 +94,13 @@ def test_fltrust_cannot_do_without_its_trusted_site() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "sites", "hostile"),
-    [("median", 4, 2), ("trimmed_mean", 2, 1), ("krum", 4, 1), ("multi_krum", 6, 2)],
+    [
+        ("nearest_neighbour_mixing", 4, 2),
+        ("median", 4, 2),
+        ("trimmed_mean", 2, 1),
+        ("krum", 4, 1),
+        ("multi_krum", 6, 2),
+    ],
 )
 def test_more_hostile_sites_than_a_rule_bears_are_refused(
     rule: str, sites: int, hostile: int

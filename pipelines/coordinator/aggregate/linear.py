@@ -155,7 +155,7 @@ def change_of(
     """
     defence = context.params.aggregation.defence
     if defence.mode not in {"robust", "grouped"}:
-        return _mean_delta(ordered, shape), {}
+        return _bounded(_mean_delta(ordered, shape), context), {}
     before = previous.meta.get("standing", {})
     out = quarantined(before)
     changes = np.stack([array_of(u, "update", "delta", shape).ravel() for u in ordered])
@@ -179,6 +179,20 @@ def _mean_delta(ordered: Sequence[ReleasedUpdate], shape: tuple[int, ...]) -> Fl
         weight += part.weight
     mean: Floats = total / weight
     return mean
+
+
+def _bounded(mean: Floats, context: RunContext) -> Floats:
+    """No longer than the clip norm, as a mean of clipped updates is.
+
+    Under masks nobody sees whether a site clipped its update: this bounds what it moves in a round.
+    """
+    privacy = context.params.privacy
+    if privacy.mechanism != "clip":
+        return mean
+    length = float(np.linalg.norm(mean))
+    if length <= privacy.clip_norm * (1 + 1e-3):  # sums under masks are rounded
+        return mean
+    return mean * (privacy.clip_norm / length)
 
 
 def array_of(update: ReleasedUpdate, part: str, name: str, shape: tuple[int, ...]) -> Floats:

@@ -3,16 +3,17 @@
 Each rule takes the sites' changes as rows of a matrix and treats every site alike: a claimed number
 of rows must not buy influence.  ``n`` sites, at most ``f`` of them hostile, ``p`` parameters:
 
-=================  ==================  ============  =================================================
-rule               bears               time          paper
-=================  ==================  ============  =================================================
-median             2 f < n             n log n · p   Yin et al. 2018, arXiv 1803.01498
-trimmed_mean       2 f < n             n log n · p   Yin et al. 2018, arXiv 1803.01498
-krum, multi_krum   2 f + 2 < n         n² · p        Blanchard et al. 2017, arXiv 1703.02757
-geometric_median   2 f < n             n · p a step  Pillutla et al. 2022, arXiv 1912.13445
-centred_clipping   2 f < n             n · p a step  Karimireddy et al. 2021, arXiv 2012.10333
-fltrust            f < n, trusted one  n · p         Cao et al. 2021, arXiv 2012.13995
-=================  ==================  ============  =================================================
+========================  ==================  ============  ==========================================
+rule                      bears               time          paper
+========================  ==================  ============  ==========================================
+nearest_neighbour_mixing  2 f < n             n² · p        Allouah et al. 2023, arXiv 2302.01772
+median                    2 f < n             n log n · p   Yin et al. 2018, arXiv 1803.01498
+trimmed_mean              2 f < n             n log n · p   Yin et al. 2018, arXiv 1803.01498
+krum, multi_krum          2 f + 2 < n         n² · p        Blanchard et al. 2017, arXiv 1703.02757
+geometric_median          2 f < n             n · p a step  Pillutla et al. 2022, arXiv 1912.13445
+centred_clipping          2 f < n             n · p a step  Karimireddy et al. 2021, arXiv 2012.10333
+fltrust                   f < n, trusted one  n · p         Cao et al. 2021, arXiv 2012.13995
+========================  ==================  ============  ==========================================
 
 None of them stops a backdoor that many honest-looking updates carry, and all of them see each
 site's update: with them there is no secure sum.
@@ -103,14 +104,38 @@ def _multi_krum(changes: Floats, f: int) -> Floats:
     return mean
 
 
+def _nearest_neighbour_mixing(changes: Floats, f: int) -> Floats:
+    """Trimmed mean of every site's neighbourhood: the mean of the ``n - f`` changes nearest to it.
+
+    Where populations differ, honest changes lie apart, and a rule that picks some of them leaves
+    people out.  A mean of ``n - f`` has every honest site's neighbours in it instead: honest
+    neighbourhoods lie closer together than honest changes, and a hostile site's own is a mean of honest
+    changes as well, or lies so far out that it is trimmed.  With trimming the error is of the order
+    ``f / n`` of the honest sites' spread, the least that any rule can have (theorem 1 of the paper).
+    """
+    near = np.argsort(_apart(changes, 0.0), axis=1, kind="stable")[:, : len(changes) - f]
+    # Summed in the order of sites, so that equal neighbourhoods are equal to the last bit.
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is hostile, and trimmed
+        mixed = np.stack([changes[np.sort(own)].mean(axis=0) for own in near])
+    return _trimmed_mean(mixed, f)
+
+
 def _crowd(changes: Floats, f: int) -> Floats:
     """Krum's score: summed squared distances to the ``n - f - 2`` nearest others."""
-    square = np.square(changes).sum(axis=1)
-    apart = np.maximum(square[:, None] + square[None, :] - 2 * changes @ changes.T, 0.0)
-    np.fill_diagonal(apart, np.inf)
+    apart = _apart(changes, np.inf)
     near = max(1, len(changes) - f - 2)
     score: Floats = np.sort(apart, axis=1)[:, :near].sum(axis=1)
     return score
+
+
+def _apart(changes: Floats, own: float) -> Floats:
+    """Squared distances (n, n), with ``own`` from a change to itself."""
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond 1e154: sorted last, as the farthest
+        square = np.square(changes).sum(axis=1)
+        apart = np.maximum(square[:, None] + square[None, :] - 2 * changes @ changes.T, 0.0)
+    np.fill_diagonal(apart, own)
+    distances: Floats = apart
+    return distances
 
 
 def _geometric_median(changes: Floats, f: int) -> Floats:
@@ -155,6 +180,7 @@ def _fltrust(changes: Floats, trusted: int) -> Floats:
 
 
 RULES: dict[str, Callable[[Floats, int], Floats]] = {
+    "nearest_neighbour_mixing": _nearest_neighbour_mixing,
     "median": _median,
     "trimmed_mean": _trimmed_mean,
     "krum": _krum,
