@@ -71,7 +71,10 @@ def airflow(page: Page, url: str, dag: str, user: str, password: str, name: str)
     ).json()["dag_runs"]
     page.goto(f"{url}/dags/{dag}/runs/{runs[0]['dag_run_id']}")
     page.wait_for_timeout(5000)
-    page.get_by_role("button", name=re.compile("expand all", re.IGNORECASE)).first.click()
+    expand = page.get_by_role("button", name=re.compile("expand all", re.IGNORECASE)).first
+    expand.wait_for()
+    if expand.is_enabled():  # else an earlier visit unfolded them
+        expand.click()
     page.wait_for_timeout(4000)
     page.screenshot(path=FOLDER / name)
 

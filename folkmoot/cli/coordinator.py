@@ -111,6 +111,52 @@ def up(
 
 
 @app.command()
+def configure(
+    params: ParamsFile = None, overrides: Overrides = None, workspace: Workspace = None
+) -> None:
+    """Write what services in processes of their own read, and make the database (`coordinator serve`).
+
+    **For example:** `folkmoot coordinator configure`
+    """
+    from folkmoot.cli.places import params_of
+    from pipelines.hosts.airflow_coordinator import Coordinator
+    from pipelines.hosts.server_settings import load_settings
+
+    wanted = params_of(params, overrides)
+    folder = _folder(wanted, workspace)
+    Coordinator(wanted, folder, load_settings(folder)).configure()
+    typer.echo(f"{folder / 'airflow'} is configured.")
+
+
+@app.command()
+def serve(
+    service: Annotated[
+        str,
+        typer.Argument(
+            help="api-server (the UI), task-api-server, sites-api-server, scheduler, dag-processor, "
+            "triggerer or mlflow."
+        ),
+    ],
+    params: ParamsFile = None,
+    overrides: Overrides = None,
+    workspace: Workspace = None,
+) -> None:
+    """Run one service of the coordinator, in a container or unit of its own.
+
+    `folkmoot coordinator configure` has to be run before, in the same workspace.
+
+    **For example:** `folkmoot coordinator serve scheduler`
+    """
+    from folkmoot.cli.places import params_of
+    from pipelines.hosts.airflow_coordinator import Coordinator
+    from pipelines.hosts.server_settings import load_settings
+
+    wanted = params_of(params, overrides)
+    folder = _folder(wanted, workspace)
+    Coordinator(wanted, folder, load_settings(folder)).serve(service)
+
+
+@app.command()
 def invite(
     site: Annotated[str, typer.Argument(help="Name of the site.")],
     hours: Annotated[float, typer.Option(help="How long the token counts.")] = 48.0,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from pipelines.guard.certificates import ensure_certificate
 from pipelines.guard.join import Invitations
 from pipelines.guard.settings import EDGE, GuardSettings
 from pipelines.guard.sites import Sites
+from pipelines.hosts.airflow_launch import COMMANDS, MLFLOW, OPTIONAL, SITES
 from pipelines.hosts.airflow_run import environment
 from pipelines.hosts.airflow_services import PROJECT, Services
 from pipelines.hosts.database import check_database
@@ -82,6 +85,9 @@ class Coordinator(Services):
             port=settings.ui_port,
             eager=settings.eager,
         )
+        self._task_preferred = settings.task_port
+        if settings.triggerer:
+            self._environment["FOLKMOOT_TRIGGERER"] = "1"
 
     @property
     def sites(self) -> Sites:
@@ -105,9 +111,9 @@ class Coordinator(Services):
         if url is None:
             return None
         host = str(urlsplit(url).hostname)
-        if settings.certificate and settings.key:
+        if settings.certificate and settings.key and host == settings.host:
             tls = _Tls(None, Path(settings.certificate), Path(settings.key))
-        else:
+        else:  # of an authority of its own: the coordinator alone has to know it
             tls = _Tls(*ensure_certificate(self.workspace / "coordinator" / "mlflow", host))
         return MlflowServer(
             self.workspace,
@@ -128,21 +134,91 @@ class Coordinator(Services):
 
     def start(self) -> None:
         """Start the services; see :meth:`Services.start`."""
+        self._prepare()
+        super().start()
+
+    def configure(self) -> None:
+        """Write what services in processes or containers of their own read, and make the databases.
+
+        Raises
+        ------
+        ConfigError
+            Where a port is left to chance.
+        """
+        settings = self.settings
+        if not (settings.ui_port and settings.task_port):
+            raise ConfigError(
+                "config.invalid",
+                "ui_port and task_port are 0: other processes could not find them.",
+                "Name both in coordinator/server.toml.",
+            )
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.port, self._task_port = settings.ui_port, settings.task_port
+        self._prepare()
+        self._configure()
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=self._launched(),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            (self.logs / "migrate.log").write_bytes(done.stdout + done.stderr)
+            raise TransientError(
+                "transient.service",
+                "Airflow's database could not be made.",
+                f"Look at {self.logs / 'migrate.log'}.",
+            )
+
+    def serve(self, service: str) -> None:
+        """Become one service; :meth:`configure` has run before.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown service, or without configuration.
+        """
+        known = [SITES, *COMMANDS, *OPTIONAL, *([MLFLOW] if self.settings.mlflow else [])]
+        if service not in known:
+            raise ConfigError(
+                "config.invalid", f"{service} is no service.", f"One of: {', '.join(known)}."
+            )
+        if not (self.home / "airflow.cfg").exists():
+            raise ConfigError(
+                "config.missing-file",
+                f"{self.home} is not configured.",
+                "folkmoot coordinator configure, first.",
+            )
+        self.port, self._task_port = self.settings.ui_port, self.settings.task_port
+        self._environment |= self._variables()
+        self._environment |= {"FOLKMOOT_SERVICES": service, "FOLKMOOT_MIGRATED": "1"}
+        if service == "triggerer":
+            self._environment["FOLKMOOT_TRIGGERER"] = "1"
+        command = [sys.executable, "-m", "pipelines.hosts.airflow_launch", "--service"]
+        os.execve(command[0], command, self._launched())  # noqa: S606 - in this process's place
+
+    def _prepare(self) -> None:
+        """Check the databases; write what guard and MLflow read."""
         for name in ("database", "mlflow_database"):
             url = self.settings.database_url(name)
             if url is not None:
                 check_database(url, name)
         self._prepare_mlflow()
+        self._guard_settings().write(self.folder / "guard.json")
+        self._environment |= self._variables()
+
+    def _variables(self) -> dict[str, str]:
+        """What tells the launcher of guard and MLflow."""
         tls = self._tls
         arguments = ["--host", self.settings.listen, "--port", str(self.settings.port)]
         arguments += ["--ssl-cert", str(tls.certificate), "--ssl-key", str(tls.key)]
-        file = self.folder / "guard.json"
-        self._guard_settings().write(file)
-        self._environment |= {
-            "FOLKMOOT_GUARD": str(file),
+        server = self.mlflow
+        return {
+            "FOLKMOOT_GUARD": str(self.folder / "guard.json"),
             "FOLKMOOT_SITES_SERVER": "\n".join(arguments),
+            **({} if server is None else {"FOLKMOOT_MLFLOW": str(server.folder / "command.json")}),
         }
-        super().start()
 
     def _prepare_mlflow(self) -> None:
         """Write what the launcher starts MLflow with, and how tracking logs in there."""
@@ -155,7 +231,6 @@ class Coordinator(Services):
         text = json.dumps({"command": command, "environment": added})
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
             out.write(text)
-        self._environment |= {"FOLKMOOT_MLFLOW": str(file)}
 
     def wait_guarded(self, timeout: float = 180.0) -> None:
         """Wait until the sites' API server answers, and answers as the guard.
@@ -240,6 +315,10 @@ class Coordinator(Services):
             "task_queued_timeout": str(self.params.federation.deadline_seconds),
             "num_stuck_in_queued_retries": "0",
         }
+        settings["api"]["host"] = self.settings.ui_listen
+        if self.settings.task_url is not None:
+            url = self.settings.task_url.rstrip("/")
+            settings["core"]["execution_api_server_url"] = f"{url}/execution/"
         database = self.settings.database_url("database")
         if database is not None:
             settings["database"]["sql_alchemy_conn"] = database

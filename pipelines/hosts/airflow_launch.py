@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["COMMANDS", "MLFLOW", "PRELOAD", "SITES", "main"]
+__all__ = ["COMMANDS", "MLFLOW", "OPTIONAL", "PRELOAD", "SITES", "main"]
 
 #: The services, by name, with the arguments of the ``airflow`` command, slowest to start first.
 #: UI and tasks have an API server each, so that the two start side by side.
@@ -32,6 +32,9 @@ COMMANDS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
+
+#: Started where it is asked for.
+OPTIONAL = {"triggerer": ["triggerer", "--skip-serve-logs"]}
 
 #: The API server that sites reach, where there are some (``airflow_coordinator``).
 SITES = "sites-api-server"
@@ -75,10 +78,12 @@ def main() -> int:
     forking = sys.platform == "linux"
     if forking:
         _load(("airflow", "airflow.cli.cli_parser", "airflow.api_fastapi.app"))
-    _migrate(home, logs, forking)
+    if os.environ.get("FOLKMOOT_SERVICES") != MLFLOW:
+        _migrate(home, logs, forking)
     children: dict[int, str] = {}
     stop: list[int] = []
     names = [*([SITES] if os.environ.get("FOLKMOOT_SITES_SERVER") else []), *COMMANDS]
+    names += ["triggerer"] if os.environ.get("FOLKMOOT_TRIGGERER") else []
     names += [MLFLOW] if os.environ.get("FOLKMOOT_MLFLOW") else []
     only = os.environ.get("FOLKMOOT_SERVICES", "").split() or names
     for name in [name for name in names if name in only]:
@@ -108,6 +113,8 @@ def _migrate(home: Path, logs: Path, forking: bool) -> None:
     """Make or migrate the database, once per Airflow version."""
     import importlib.metadata
 
+    if os.environ.get("FOLKMOOT_MIGRATED"):
+        return
     version = importlib.metadata.version("apache-airflow-core")
     stamp = home / "database-version"
     if stamp.exists() and stamp.read_text() == version and (home / "airflow.db").exists():
@@ -121,7 +128,7 @@ def _migrate(home: Path, logs: Path, forking: bool) -> None:
 
 def _start(name: str, logs: Path, forking: bool) -> int:
     """Start a service; returns its process id."""
-    arguments = list(COMMANDS.get(name) or ["db", "migrate"])
+    arguments = list({**COMMANDS, **OPTIONAL}.get(name) or ["db", "migrate"])
     if name == "task-api-server":
         arguments += ["--port", os.environ["FOLKMOOT_TASK_API_PORT"]]
     environment = dict(os.environ)
@@ -186,12 +193,13 @@ def _start_mlflow(logs: Path) -> int:
 
 def _watch(children: dict[int, str], stop: list[int], logs: Path) -> str | None:
     """Wait; returns the name of a service that ended unasked, or None."""
-    again = 0.0
+    # A service of its own (--service) has nobody at its standard input.
+    watched, again = [] if "--service" in sys.argv else [sys.stdin], 0.0
     while not stop:
         if again and time.monotonic() > again:
             again = 0.0
             children[_start_mlflow(logs)] = MLFLOW
-        readable, _, _ = select.select([sys.stdin], [], [], 0.2)
+        readable, _, _ = select.select(watched, [], [], 0.2)
         if readable and not os.read(sys.stdin.fileno(), 1024):
             return None
         pid, _ = os.waitpid(-1, os.WNOHANG)

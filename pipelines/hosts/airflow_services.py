@@ -91,6 +91,7 @@ class Services(Client):
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self.port = self._task_port = 0
+        self._task_preferred, self._lock_name = 0, "services.lock"
 
     @property
     def url(self) -> str:
@@ -137,29 +138,33 @@ class Services(Client):
             ``transient.locked`` where another command runs Airflow in the same home.
         """
         self.home.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.home / "services.lock")
+        self._lock = _locked(self.home / self._lock_name)
         self.port = free_port(self._preferred)
-        self._task_port = free_port(0)
+        self._task_port = free_port(self._task_preferred)
         self._configure()
-        # A user's own AIRFLOW__… variables belong to another Airflow.
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "AIRFLOW__"))
-        }
-        path = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.hosts.airflow_launch"],
-            env={
-                **inherited,
-                **self._environment,
-                "AIRFLOW_HOME": str(self.home),
-                "FOLKMOOT_TASK_API_PORT": str(self._task_port),
-                "PYTHONPATH": os.pathsep.join(path),
-            },
+            env=self._launched(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops them
         )
+
+    def _launched(self) -> dict[str, str]:
+        """What the launcher's environment is."""
+        # A user's own AIRFLOW__… variables belong to another Airflow.
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "AIRFLOW__"))
+        }
+        path = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {
+            **inherited,
+            **self._environment,
+            "AIRFLOW_HOME": str(self.home),
+            "FOLKMOOT_TASK_API_PORT": str(self._task_port),
+            "PYTHONPATH": os.pathsep.join(path),
+        }
 
     def stop(self) -> None:
         """Stop the services and everything they started; no process is left."""

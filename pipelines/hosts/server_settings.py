@@ -44,6 +44,14 @@ class ServerSettings(Section):
     """Airflow's database, such as `postgresql+psycopg2://user:password@host/airflow` or `file:/path`; SQLite when absent."""
     ui_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Port of Airflow's UI, on loopback."""
+    ui_listen: str = "127.0.0.1"
+    """Address that Airflow's UI and the API of the coordinator's own tasks listen at; loopback unless they run in containers of their own."""
+    task_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the API of the coordinator's own tasks; any free one when 0."""
+    task_url: str | None = None
+    """Where the coordinator's own tasks reach that API, such as `http://tasks:8081`, when it runs in a container of its own."""
+    triggerer: bool = False
+    """Whether Airflow's triggerer runs too: for deadline alerts and deferrable operators of your own DAGs."""
     heartbeat_seconds: Annotated[int, Field(ge=1)] = 60
     """A task that is silent for so long is taken for lost."""
     eager: bool = False
