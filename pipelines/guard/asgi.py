@@ -10,6 +10,7 @@ The site's token goes no further.  For the edge API the guard puts one of its ow
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -79,6 +80,7 @@ class Guard:
             for route in routes or ROUTES
         }
         self._observe = observe or (lambda *_: None)
+        self._inside = asyncio.Semaphore(self.limits.inside)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on."""
@@ -99,7 +101,12 @@ class Guard:
             return
         site = None if request is None else request.site
         self._observe(site, route.name, "ok", time.perf_counter() - began)
-        await self.app(self._handed_on(scope, route, request), receive, send)
+        handed = self._handed_on(scope, route, request)
+        if route.stream or route.name == "read":  # of any length, and not with the database
+            await self.app(handed, receive, send)
+            return
+        async with self._inside:
+            await self.app(handed, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive) -> tuple[Route, Request | None, Receive]:
         raw = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")

@@ -19,11 +19,15 @@ class Limits:
         Requests per second and site, and how many may come at once.
     upload : int
         Most bytes of one artefact.
+    inside : int
+        Requests that are with Airflow at once.  Each takes a connection to its database, and gives it
+        back by a thread: more requests than connections (15) would wait for each other.
     """
 
     rate: float = 50.0
     burst: float = 300.0
     upload: int = 1 << 30
+    inside: int = 8
 
 
 class Rates:

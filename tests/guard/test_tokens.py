@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -105,6 +108,52 @@ def test_a_site_that_asks_too_often_waits_and_others_do_not(door: Door) -> None:
     assert [rates.take("a"), rates.take("a")] == [True, False]
     now[0] = 0.5
     assert rates.take("a")
+
+
+def test_so_many_requests_are_with_airflow_at_once(door: Door) -> None:
+    """More than its database has connections would wait for each other; uploads need none."""
+    fetch, put = (
+        "/edge_worker/v1/jobs/fetch/site-a",
+        PATH.replace("run.json", "round-001/update-site-a"),
+    )
+    inside: dict[str, int] = {"now": 0, "most": 0, "uploads": 0}
+
+    async def run() -> list[int]:
+        full = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            upload = scope["path"] == put
+            inside["uploads" if upload else "now"] += 1
+            inside["most"] = max(inside["most"], inside["now"])
+            if upload:
+                full.set()  # it came through while all places were taken
+            await full.wait()
+            inside["now"] -= not upload
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        guard = door.guard(limits=Limits(inside=3))
+        guard.app = app
+        transport = httpx.ASGITransport(guard)
+        async with httpx.AsyncClient(transport=transport, base_url="http://c") as client:
+
+            async def ask(method: str, path: str, **arguments: Any) -> int:
+                headers = {"authorization": f"Bearer {door.token('site-a', method, path)}"}
+                headers |= arguments.pop("headers", {})
+                return (
+                    await client.request(method, path, headers=headers, **arguments)
+                ).status_code
+
+            body = {"queues": ["site-site-a"]}
+            polls = [asyncio.create_task(ask("POST", fetch, json=body)) for _ in range(20)]
+            while inside["now"] < 3:
+                await asyncio.sleep(0)
+            part = {"upload-offset": "0", "upload-length": "1", "repr-digest": "sha-256=:AAAA:"}
+            polls.append(asyncio.create_task(ask("PATCH", put, headers=part, content=b"a")))
+            return await asyncio.gather(*polls)
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == [200] * 21
+    assert inside == {"now": 0, "most": 3, "uploads": 1}
 
 
 def test_a_task_token_works_for_tasks_in_a_members_queue_alone(door: Door) -> None:
