@@ -10,7 +10,7 @@ numbers are whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -135,8 +135,8 @@ class Growing:
         return [(k, built[0]) for k, tree in enumerate(self.trees) for built in tree.built]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
+        """As JSON values; lists are shared, not copied, of which there may be thousands."""
+        return {**vars(self), "trees": [dict(vars(tree)) for tree in self.trees]}
 
     @staticmethod
     def from_dict(values: Any) -> Growing:

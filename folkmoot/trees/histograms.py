@@ -174,24 +174,24 @@ def count(bins: Array, cuts: Cuts, weights: NDArray[np.int64] | None) -> NDArray
 def _bin(
     rows: Array, values: Array, first: Array, categorical: Array, missing: int, out: Array
 ) -> None:
-    for i in range(rows.shape[0]):
+    block = 128  # rows, one column after the other: its edges stay near
+    for begin in range(0, rows.shape[0], block):
         for j in range(rows.shape[1]):
-            v = np.float32(rows[i, j])
-            if np.isnan(v):
-                out[i, j] = missing
-                continue
-            low, high = first[j], first[j + 1]
-            if categorical[j]:
-                out[i, j] = min(max(np.int64(v), 0), high - low - 1)
-                continue
-            last = high - 1
-            while low < high:  # first edge above the value
-                middle = (low + high) // 2
-                if values[middle] > v:
-                    high = middle
-                else:
-                    low = middle + 1
-            out[i, j] = min(low, last) - first[j]
+            start, count = first[j], first[j + 1] - first[j]
+            for i in range(begin, min(begin + block, rows.shape[0])):
+                v = np.float32(rows[i, j])
+                if np.isnan(v):
+                    out[i, j] = missing
+                    continue
+                if categorical[j]:
+                    out[i, j] = min(max(np.int64(v), 0), count - 1)
+                    continue
+                low, size = start, count
+                while size > 1:  # the first edge above the value, or the last; no branch to guess
+                    half = size >> 1
+                    low += half * (values[low + half - 1] <= v)
+                    size -= half
+                out[i, j] = low - start
 
 
 @compiled
