@@ -1,4 +1,4 @@
-"""What gives rows back: whole trees and plain histograms do, a sum under masks does not.
+"""What gives rows back: whole trees and plain histograms do, masked sums and noised leaves do not.
 
 In small after TimberStrike (arXiv 2506.07605).  A site has a few rows beside three large ones.  The
 attacker is the coordinator and knows all that it is sent.  It guesses for every row of the small
@@ -113,3 +113,76 @@ def test_bagged_trees_narrow_values_down(table: Table) -> None:
     values = {(f, np.float32(v)) for f in range(FEATURES) for v in x[:, f]}
     assert named
     assert len(named & values) / len(named) > 0.8, "thresholds are values of the site's rows"
+
+
+def occupied(sums: Array, sizes: list[int], taken: list[int]) -> float:
+    """Share of leaves with rows that are found among those of the largest Hessian, tree by tree.
+
+    The attacker is even told how many leaves of each tree hold rows.
+    """
+    start, right, total = 0, 0, 0
+    for leaves_of_tree, truth in zip(sizes, np.split(taken, np.cumsum(sizes)[:-1]), strict=True):
+        hessian = sums[start + leaves_of_tree : start + 2 * leaves_of_tree]
+        start += 2 * leaves_of_tree
+        guessed = np.argsort(-hessian)[: int(np.sum(truth))]
+        right += int(np.sum(np.asarray(truth)[guessed]))
+        total += int(np.sum(truth))
+    return right / total
+
+
+def test_private_trees_tell_next_to_nothing_of_a_small_site(table: Table) -> None:
+    """Which leaves hold rows of the site: exact sums name all of them, noised ones chance's share.
+
+    The release is the site's own, with the noise that it adds to its part at epsilon 1
+    (``noise: site``, so that the coordinator sees it alone), and the trees are read together.
+    """
+    from folkmoot.contract import Contract
+    from folkmoot.params import parse_params
+    from folkmoot.trees.private import LEAF_EXPONENT, tree_schedule
+    from folkmoot.trees.private_splits import Grid as PublicGrid
+    from folkmoot.trees.private_splits import draw_round
+    from site_tasks.private.trees import leaf_sum
+
+    columns: list[dict[str, Any]] = [
+        {"name": f"x{j}", "bounds": [-4.0, 4.0]} for j in range(FEATURES)
+    ]
+    label = {"name": "y", "role": "label", "type": "category", "categories": ["no", "yes"]}
+    contract = Contract.model_validate(
+        {"name": "t", "task": "binary", "columns": [*columns, label]}
+    )
+    trees = {"strategy": "private_trees", "rounds": 6, "trees_per_round": 8, "max_depth": 4}
+    params = parse_params(
+        {
+            "data": {"scaling": "bounds"},
+            "model": {"kind": "trees", "trees": trees},
+            "privacy": {
+                "mechanism": "gaussian",
+                "clipping": "record",
+                "epsilon": 1.0,
+                "rows": 100_000,  # of the whole federation: plans, and changes no noise
+            },
+            "aggregation": {"weighting": "uniform", "evaluate_every": 0},
+        }
+    )
+    release = tree_schedule(params, contract).of(2)
+    deviation = release.noise_multiplier * release.sensitivity
+    rng, rows = np.random.default_rng(1), table.parts[0]
+    margin = np.zeros(SMALL, np.float32)
+    found = []
+    for round in range(1, 6):
+        drawn = draw_round(PublicGrid.of(contract, params), params, round)
+        sizes = [len(tree.leaves) for tree in drawn]
+        exact = leaf_sum(drawn, table.x[rows], table.y[rows], margin, contract) / 2**LEAF_EXPONENT
+        taken: list[int] = []
+        for tree in drawn:
+            places = tree.places(table.x[rows].astype(np.float32))
+            taken += list(np.bincount(places, minlength=len(tree.leaves)) > 0)
+        noised = [exact + deviation * rng.normal(size=exact.size) for _ in range(20)]
+        share = float(np.mean(taken))
+        found.append(
+            (occupied(exact, sizes, taken), share, [occupied(n, sizes, taken) for n in noised])
+        )
+    told, shares, guesses = zip(*found, strict=True)
+    assert min(told) == 1.0, "without noise every leaf with a row is named"
+    assert np.mean(shares) < 0.6
+    assert np.mean(guesses) < np.mean(shares) + 0.05, "as good as any guess"
