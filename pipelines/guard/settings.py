@@ -41,6 +41,8 @@ class GuardSettings:
         What a member is told: federation, versions.
     rate, burst, upload
         As in :class:`pipelines.guard.limits.Limits`.
+    metrics_listen, metrics_port : str, int
+        Where the operator reads the guard's metrics; nowhere for port 0.
     """
 
     folder: str
@@ -50,6 +52,8 @@ class GuardSettings:
     rate: float = Limits.rate
     burst: float = Limits.burst
     upload: int = Limits.upload
+    metrics_listen: str = "127.0.0.1"
+    metrics_port: int = 0
 
     def write(self, path: Path) -> None:
         """Write the file that ``FOLKMOOT_GUARD`` names, and the guard's key with its public set."""

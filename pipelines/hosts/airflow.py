@@ -113,11 +113,21 @@ def federated_dag(kind: str) -> DAG | None:
         max_active_runs=1,
         tags={"folkmoot", "federated", kind, project.params.federation.name},
         default_args=DEFAULTS,
+        **_alerts(),
     ) as dag:
         _Builder(project, plan).build({name: key for name, (key, _) in form.items()})
     # Last: Airflow copies a DAG's form into every task made after it, and serialises each copy.
     dag.params = _params(form)
     return dag
+
+
+def _alerts() -> dict[str, Any]:
+    """Deadline and notifiers of a coordinator that has some (``server.toml``)."""
+    if not os.environ.get("FOLKMOOT_NOTIFY"):
+        return {}
+    from pipelines.hosts.airflow_notify import alerts
+
+    return alerts()
 
 
 def _alone(project: Project, plan: RoundPlan, step: Step) -> DAG:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from folkmoot.errors import ConfigError, TransientError
+from folkmoot.errors import ConfigError, FolkmootError, TransientError
 from folkmoot.params import Params
 from pipelines.coordinator.mlflow_server import MlflowServer
 from pipelines.guard.certificates import ensure_certificate
@@ -86,6 +86,9 @@ class Coordinator(Services):
             eager=settings.eager,
         )
         self._task_preferred = settings.task_port
+        if settings.notifiers or settings.late_after_seconds:
+            told = {"late": settings.late_after_seconds, "notifiers": settings.notifiers}
+            self._environment["FOLKMOOT_NOTIFY"] = json.dumps(told)
         if settings.triggerer:
             self._environment["FOLKMOOT_TRIGGERER"] = "1"
 
@@ -195,6 +198,15 @@ class Coordinator(Services):
         self._environment |= {"FOLKMOOT_SERVICES": service, "FOLKMOOT_MIGRATED": "1"}
         if service == "triggerer":
             self._environment["FOLKMOOT_TRIGGERER"] = "1"
+        server = self.mlflow
+        if service == MLFLOW and server is not None and os.fork() == 0:
+            # Beside the server that this process becomes: the coordinator's own account there.
+            try:
+                server.ensure_account()
+            except FolkmootError as error:
+                print(error, file=sys.stderr, flush=True)
+            finally:
+                os._exit(0)
         command = [sys.executable, "-m", "pipelines.hosts.airflow_launch", "--service"]
         os.execve(command[0], command, self._launched())  # noqa: S606 - in this process's place
 
@@ -295,6 +307,8 @@ class Coordinator(Services):
             self.settings.requests_per_second,
             self.settings.burst,
             self.settings.largest_artefact,
+            self.settings.metrics_listen,
+            self.settings.metrics_port,
         )
 
     def _settings(self) -> dict[str, dict[str, str]]:
@@ -316,6 +330,8 @@ class Coordinator(Services):
             "num_stuck_in_queued_retries": "0",
         }
         settings["api"]["host"] = self.settings.ui_listen
+        if self.settings.telemetry():
+            settings["metrics"] = self.settings.telemetry()
         if self.settings.task_url is not None:
             url = self.settings.task_url.rstrip("/")
             settings["core"]["execution_api_server_url"] = f"{url}/execution/"

@@ -18,10 +18,11 @@ from airflow.plugins_manager import AirflowPlugin
 
 from folkmoot.exchange import ExchangeStore
 from folkmoot.identity import load_key
-from pipelines.guard.asgi import Closed, Guard
+from pipelines.guard.asgi import Closed
 from pipelines.guard.exchange import exchange_app
 from pipelines.guard.join import Invitations
 from pipelines.guard.limits import Limits
+from pipelines.guard.metrics import Metered, Metrics, operator_token, serve
 from pipelines.guard.request import Job, Task
 from pipelines.guard.settings import NAME, GuardSettings
 from pipelines.guard.sites import Sites
@@ -46,6 +47,7 @@ class DatabaseJobs:
         self._validator = _jwt_validator()
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._subjects: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        # With the requests of `Limits.inside`, fewer than the pool has connections.
 
     async def subject(self, token: str) -> str | None:
         """Id of the task instance that the coordinator signed the token for."""
@@ -164,6 +166,11 @@ def _parts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         settings.facts,
         settings.upload,
     )
+    metrics = Metrics(folder / "refusals.json")
+    if settings.metrics_port:
+        local = settings.metrics_listen in {"127.0.0.1", "::1", "localhost"}
+        token = None if local else operator_token(folder)
+        serve(metrics, settings.metrics_listen, settings.metrics_port, token)
     guard = {
         "sites": sites,
         "jobs": DatabaseJobs(),
@@ -172,7 +179,7 @@ def _parts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     }
     return (
         [{"app": app, "url_prefix": "/exchange", "name": "Folkmoot exchange store"}],
-        [{"name": NAME, "middleware": Guard, "kwargs": guard}],
+        [{"name": NAME, "middleware": Metered, "kwargs": {**guard, "metrics": metrics}}],
     )
 
 

@@ -51,7 +51,7 @@ class ServerSettings(Section):
     task_url: str | None = None
     """Where the coordinator's own tasks reach that API, such as `http://tasks:8081`, when it runs in a container of its own."""
     triggerer: bool = False
-    """Whether Airflow's triggerer runs too: for deadline alerts and deferrable operators of your own DAGs."""
+    """Whether Airflow's triggerer runs too: deferrable operators of your own DAGs need it, Folkmoot's need none."""
     heartbeat_seconds: Annotated[int, Field(ge=1)] = 60
     """A task that is silent for so long is taken for lost."""
     eager: bool = False
@@ -62,6 +62,18 @@ class ServerSettings(Section):
     """Requests that a site may make at once."""
     largest_artefact: Annotated[int, Field(ge=1)] = 1 << 30
     """Most bytes of one artefact that a site uploads."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the guard's Prometheus endpoint; none when 0."""
+    metrics_listen: str = "127.0.0.1"
+    """Address of that endpoint. Anywhere but on loopback it wants the token of `coordinator/guard/metrics.token`."""
+    statsd: str | None = None
+    """StatsD that Airflow's own metrics go to, as `host:port`; needs the package `statsd`."""
+    otel: str | None = None
+    """OpenTelemetry collector that Airflow's own metrics go to, as `http://host:4318`."""
+    late_after_seconds: Annotated[int, Field(ge=1)] | None = None
+    """A federated DAG run that still goes on after so long is told to the notifiers, with the sites it waits for."""
+    notifiers: dict[str, dict[str, str | int | bool | list[str]]] = {}
+    """Classes of Airflow notifiers with their arguments, told of late and failed runs, such as `{"pipelines.hosts.airflow_notify.Webhook" = {url = "file:/path"}}`."""
     mlflow: str | None = None
     """Where the coordinator's MLflow server is reached, `https://host:port`: with logins and TLS; when absent runs are tracked in a file of the workspace."""
     mlflow_listen: str = "127.0.0.1"
@@ -101,6 +113,49 @@ class ServerSettings(Section):
             )
         return f"{_SCHEMES[scheme]}://{rest}"
 
+    def telemetry(self) -> dict[str, str]:
+        """Airflow's ``[metrics]``: where its own metrics go.
+
+        Raises
+        ------
+        ConfigError
+            For an address that is none, both at once, or a missing package.
+        """
+        if self.statsd is None and self.otel is None:
+            return {}
+        parts = urlsplit(self.otel or f"//{self.statsd}")
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        scheme = ("http", "https") if self.otel else ("",)
+        if (self.statsd and self.otel) or not (port and parts.hostname and parts.scheme in scheme):
+            raise ConfigError(
+                "config.invalid",
+                "statsd and otel: Airflow's metrics go to one address, with its port.",
+                "Set statsd to host:port, or otel to http://host:4318.",
+            )
+        if self.statsd is None:
+            return {
+                "otel_on": "True",
+                "otel_host": str(parts.hostname),
+                "otel_port": str(port),
+                "otel_ssl_active": str(parts.scheme == "https"),
+                "otel_interval_milliseconds": "15000",
+            }
+        from importlib.util import find_spec
+
+        if find_spec("statsd") is None:
+            raise ConfigError(
+                "config.installation", "statsd is not installed.", "pip install statsd"
+            )
+        return {
+            "statsd_on": "True",
+            "statsd_host": str(parts.hostname),
+            "statsd_port": str(port),
+            "statsd_prefix": "airflow",
+        }
+
     def check(self) -> None:
         """Raise `ConfigError` for settings that do not fit together."""
         _origin("url", self.url)
@@ -121,6 +176,7 @@ class ServerSettings(Section):
                 raise ConfigError("config.missing-file", f"{path} does not exist.", "Correct it.")
         for name in ("database", "mlflow_database"):
             self.database_url(name)
+        self.telemetry()
 
 
 def _origin(name: str, url: str) -> None:
@@ -191,7 +247,11 @@ def load_settings(workspace: Path, changes: dict[str, Any] | None = None) -> Ser
         lines = []
         for name, field in ServerSettings.model_fields.items():
             value = getattr(settings, name)
-            entry = f"# {name} =\n" if value is None else tomli_w.dumps({name: value})
+            if isinstance(value, dict):  # on one line: a table would swallow the keys after it
+                pairs = [f"{tomli_w.dumps({k: 0})[:-5]} = {_inline(v)}" for k, v in value.items()]
+                entry = f"{name} = {{ {', '.join(pairs)} }}\n"
+            else:
+                entry = f"# {name} =\n" if value is None else tomli_w.dumps({name: value})
             lines.append(f"# {field.description}\n{entry}")
         part = path.with_suffix(".part")  # a database's URL may hold a password: the owner's alone
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -199,3 +259,8 @@ def load_settings(workspace: Path, changes: dict[str, Any] | None = None) -> Ser
             file.write("\n".join(lines))
         os.replace(part, path)
     return settings
+
+
+def _inline(values: dict[str, Any]) -> str:
+    """A TOML table on one line."""
+    return f"{{ {', '.join(tomli_w.dumps({k: v}).strip() for k, v in values.items())} }}"
