@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from folkmoot.errors import PrivacyError
 from folkmoot.privacy.ledger import Ceiling, Terms
 from folkmoot.privacy.release import planned
-from site_tasks import consent, membership
+from site_tasks import code, consent, membership
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
@@ -44,6 +44,7 @@ def check(context: RunContext, home: SiteHome) -> None:
         raise _refusal(home, "distrusted", f"names {', '.join(distrusted)}")
     membership.check(context, home)
     consent.check(context, home)
+    code.check(context, home)
     if params.statistics.active:
         from site_tasks.measure import allowed as statistics
 

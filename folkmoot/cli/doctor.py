@@ -84,6 +84,10 @@ def _findings(
     yield Finding("params", "ok", str(file or "params.yaml, or defaults"))
     folder = workspace or Path(params.federation.workspace)
     yield from check_coordinator(params, folder)
+    if (folder / "coordinator" / "server.toml").exists():
+        from pipelines.serving_health import check_serving
+
+        yield from check_serving(params, folder)
     roster = Roster.load(folder / "roster.toml")
     for name in params.federation.members:
         if _lies_here(name, folder):

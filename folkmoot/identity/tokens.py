@@ -26,12 +26,14 @@ _CLAIMS = ["aud", "exp", "iat", "nbf", "jti", "htm", "htu", "sub"]
 class Refused(Exception):
     """A token that does not count; ``reason`` is one of the words below.
 
-    ``malformed``, ``unknown-site``, ``signature``, ``audience``, ``expired``, ``not-yet``.
+    ``malformed``, ``unknown-site``, ``signature``, ``audience``, ``expired``, ``not-yet``.  ``site`` is
+    the member whose key signed it; with a question mark the one that it claims to be from.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.site: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,13 @@ def read_token(text: str, keys: Mapping[str, str], *, audience: str = AUDIENCE) 
         raise Refused("malformed")
     if site not in keys:
         raise Refused("unknown-site")
-    claims = _claims(text, keys[site], audience)
+    try:
+        claims = _claims(text, keys[site], audience)
+    except Refused as refused:
+        # PyJWT looks at the signature first: of a false one the name is a claim and no more.
+        known = refused.reason in {"expired", "not-yet", "audience"}
+        refused.site = site if known else f"{site}?"
+        raise
     named = [claims[name] for name in ("sub", "htm", "htu", "jti")]
     if not all(isinstance(value, str) for value in named) or claims["sub"] != site:
         raise Refused("malformed")

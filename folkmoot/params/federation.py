@@ -30,6 +30,10 @@ class Federation(Section):
     """Seconds a site has for one task before its round goes on without it."""
     requester: Name = "coordinator"
     """Who asks for this training: a team, a study. Sites may bound epsilon by requester."""
+    code: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    """Commit of folkmoot that every site must run, unchanged, and that its steward approved where `permissions.code` of site.toml names commits; any when null."""
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.,<>=!~* ]{1,100}$")] | None = None
+    """Versions of folkmoot that every site must run, such as `==0.1.*`, for sites that install packages; any when null."""
     workspace: str = ".folkmoot"
     """Folder for everything that is not versioned with the project: embedded sites, runs, MLflow."""
     exchange: str | None = None

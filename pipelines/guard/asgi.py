@@ -151,7 +151,9 @@ class Guard:
         try:
             visitor = read_token(text, self.sites.keys)
         except Refused as refused:
-            raise _No(Refusal(401, refused.reason), request) from None
+            no = _No(Refusal(401, refused.reason), request)
+            no.site = refused.site
+            raise no from None
         request.site = visitor.site
         if (visitor.method, visitor.path) != (request.method, request.path):
             raise _No(Refusal(401, "bound"), request)

@@ -78,6 +78,10 @@ class Invitations:
             entries[site] = _Entry(hashlib.sha256(secret).hexdigest(), expires)
         return Invitation(site, url, secret.hex(), int(expires), certificate)
 
+    def expiries(self) -> dict[str, float]:
+        """Until when (Unix time) each invited site may join."""
+        return {site: entry.expires for site, entry in self._read().items()}
+
     def accept(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Take a site in, once.
 

@@ -1,0 +1,345 @@
+"""Checks of a coordinator that serves real sites; used by ``folkmoot doctor`` where it has been set up.
+
+Database, certificate, the sites' API server, members and invitations, workers and their queues, and what
+the guard refused lately: one line each, with what to do.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from folkmoot.errors import FolkmootError
+from folkmoot.findings import Finding, found
+from folkmoot.params import Params
+from pipelines.hosts.airflow_coordinator import Coordinator
+from pipelines.hosts.database import check_database, shown
+from pipelines.hosts.server_settings import ServerSettings, load_settings, settings_file
+
+__all__ = ["check_serving"]
+
+#: Seconds of silence after which a worker is taken to be away, and that refusals are told for.
+_SILENT, _RECENT = 120, 24 * 3600
+_SOON = 14
+#: What the guard's reasons mean to whoever runs the coordinator.
+_REASONS = {
+    "expired": ("its clock is behind this machine's", "Set both clocks by NTP."),
+    "not-yet": ("its clock is ahead of this machine's", "Set both clocks by NTP."),
+    "signature": (
+        "somebody uses its name without its key",
+        "Where its key was made anew: coordinator revoke, then invite. Else it is an attack.",
+    ),
+    "unknown-site": (
+        "a site that has not joined, or was shut out, asks",
+        "folkmoot coordinator sites lists who has joined; coordinator invite lets a site in.",
+    ),
+    "task-token": (
+        "a task's token is not this coordinator's, or too old",
+        "Where the coordinator's keys were replaced: clear the tasks, and restart the worker.",
+    ),
+    "task-queue": (
+        "a task outside of its queue was touched",
+        "Compare the site's name with federation.sites; else treat it as an attack.",
+    ),
+    "rate": ("it asks too often", "Raise requests_per_second, or look for a worker that restarts."),
+    "size": ("it sent more than is allowed", "Raise largest_artefact in coordinator/server.toml."),
+    "worker": ("its worker has another name than the site", "Start it with folkmoot site up."),
+    "queue": ("its worker asks for another queue", "Start it with folkmoot site up."),
+}
+
+
+def check_serving(params: Params, workspace: Path) -> Iterator[Finding]:
+    """Check the coordinator of a workspace; nothing where it was never set up.
+
+    Yields
+    ------
+    Finding
+    """
+    if not settings_file(workspace).exists():
+        return
+    try:
+        settings = load_settings(workspace)
+        coordinator = Coordinator(params, workspace, settings)
+    except FolkmootError as error:
+        yield Finding("coordinator", "fault", error.message, error.remedy)
+        return
+    yield Finding("coordinator", "ok", f"{settings_file(workspace)} is valid")
+    for name in ("database", "mlflow_database"):
+        url = settings.database_url(name)
+        if url is not None:
+            yield found(name, lambda url=url, name=name: _database(url, name))  # type: ignore[misc]
+    yield found("certificate", lambda: _certificate(coordinator))
+    yield _server(coordinator)
+    yield from _members(params, coordinator)
+    yield found("workers", lambda: _workers(params, coordinator))
+    yield from _refusals(coordinator.folder / "refusals.json")
+    yield found("MLflow server", lambda: _mlflow(coordinator))
+    if params.federation.code is not None:
+        yield _code(params.federation.code)
+
+
+def _database(url: str, name: str) -> str:
+    check_database(url, name)
+    return f"{shown(url)} answers"
+
+
+def _certificate(coordinator: Coordinator) -> Finding | str:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    what, files = "certificate", coordinator._tls
+    remedy = "Give another with coordinator up --certificate FILE --key FILE, and restart."
+    try:
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        key = load_pem_private_key(files.key.read_bytes(), None)
+    except (OSError, ValueError, TypeError):
+        return Finding(what, "fault", f"{files.certificate} or its key cannot be read.", remedy)
+    if certificate.public_key() != key.public_key():
+        return Finding(what, "fault", f"{files.key} is not the key of {files.certificate}.", remedy)
+    host = coordinator.settings.host
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    valid = [str(n) for n in names.get_values_for_type(x509.DNSName)]
+    valid += [str(n) for n in names.get_values_for_type(x509.IPAddress)]
+    wild = "*." + host.partition(".")[2]
+    if host not in valid and wild not in valid:
+        return Finding(
+            what, "fault", f"It is for {', '.join(valid)}, sites ask for {host}.", remedy
+        )
+    left = (certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days
+    if left < 0:
+        return Finding(what, "fault", "It has expired: sites refuse to connect.", remedy)
+    if left < _SOON:
+        return Finding(what, "warning", f"It expires in {left} days.", remedy)
+    return f"for {host}, {left} days left"
+
+
+def _server(coordinator: Coordinator) -> Finding:
+    """Whether the guard answers on the sites' port, with the certificate that sites expect."""
+    import httpx
+
+    what, settings = "sites' API server", coordinator.settings
+    listens = settings.listen
+    address = "127.0.0.1" if listens in {"0.0.0.0", "::"} else listens  # noqa: S104
+    shown_address = f"[{address}]" if ":" in address else address
+    authority = coordinator._tls.authority
+    context = ssl.create_default_context(cafile=None if authority is None else str(authority))
+    # Asked on this machine, under the name that sites use.
+    named = {"sni_hostname": settings.host}
+    try:
+        with httpx.Client(verify=context, timeout=10.0) as client:
+            url = f"https://{shown_address}:{settings.port}"
+            healthy = client.get(f"{url}/exchange/health", extensions=named)
+            closed = client.get(f"{url}/api/v2/version", extensions=named)
+    except httpx.ConnectError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return Finding(
+                what,
+                "fault",
+                f"Whoever answers at port {settings.port} has another certificate.",
+                "End the other program, or restart the coordinator where its certificate is new.",
+            )
+        return _silent(what, settings)
+    except httpx.HTTPError:
+        return _silent(what, settings)
+    if healthy.status_code != 200 or closed.status_code != 403:
+        return Finding(
+            what,
+            "fault",
+            f"The guard does not stand before port {settings.port}: the API is open to sites.",
+            "Stop it at once; start it with folkmoot coordinator up.",
+        )
+    return Finding(
+        what, "ok", f"the guard answers at port {settings.port}; sites use {settings.url}"
+    )
+
+
+def _silent(what: str, settings: ServerSettings) -> Finding:
+    return Finding(
+        what,
+        "fault",
+        f"Nothing answers at port {settings.port}: sites cannot reach the coordinator.",
+        "folkmoot coordinator up; see airflow/logs/services/sites-api-server.log of the workspace.",
+    )
+
+
+def _members(params: Params, coordinator: Coordinator) -> Iterator[Finding]:
+    joined, wanted = coordinator.sites.members, params.federation.members
+    invited = coordinator.invitations.expiries()
+    now = time.time()
+    for site in wanted:
+        if site in joined:
+            continue
+        left = invited.get(site)
+        if left is None:
+            text, remedy = "has not been invited", f"folkmoot coordinator invite {site}"
+        elif left < now:
+            text, remedy = "did not join: its token has expired", f"coordinator invite {site}, anew"
+        else:
+            text, remedy = (
+                f"is invited for {(left - now) / 3600:.0f} h more",
+                "Wait for its steward.",
+            )
+        yield Finding(f"{site}: joined", "warning", f"{site} {text}.", remedy)
+    for site in sorted(set(joined) - set(wanted)):
+        yield Finding(
+            f"{site}: joined",
+            "warning",
+            f"{site} has joined, and federation.sites does not name it.",
+            f"Add it to params.yaml, or folkmoot coordinator revoke {site}.",
+        )
+    both = sorted(set(joined) & set(wanted))
+    if both:
+        yield Finding("joined", "ok", ", ".join(both))
+
+
+def _workers(params: Params, coordinator: Coordinator) -> Finding | str:
+    """Workers' silence and versions, and jobs that wait in a queue that nobody serves."""
+    from sqlalchemy import create_engine, exc, text
+
+    what = "workers"
+    file = coordinator.home / "airflow.db"
+    url = coordinator.settings.database_url("database")
+    if url is None and not file.exists():
+        return Finding(what, "skipped", "Airflow has not run yet")
+    engine = create_engine(url or f"sqlite:///{file}")
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(
+                text("select worker_name, state, last_update, queues, sysinfo from edge_worker")
+            ).all()
+            waiting = connection.execute(
+                text("select queue, count(*) from edge_job where state = 'queued' group by queue")
+            ).all()
+    except exc.SQLAlchemyError:
+        return Finding(what, "skipped", "Airflow's database has no workers yet")
+    finally:
+        engine.dispose()
+    faults: list[str] = []
+    queues = {f"site-{site}" for site in params.federation.members}
+    served: set[str] = set()
+    now = datetime.datetime.now(datetime.UTC)
+    for name, state, seen, own, info in rows:
+        silent = (now - _time(seen)).total_seconds()
+        if str(state).lower() in {"offline", "terminating"} or silent > _SILENT:
+            faults.append(f"{name} has been silent for {_duration(silent)}")
+        else:
+            served |= set(_json(own) or ())
+        faults += _versions(str(name), _json(info) or {})
+    for queue, number in waiting:
+        if queue not in queues:
+            faults.append(f"{number} tasks wait in queue {queue}, which is no site's")
+        elif queue not in served:
+            faults.append(f"{number} tasks wait in queue {queue}, which no worker serves now")
+    if faults:
+        return Finding(
+            what,
+            "warning",
+            "; ".join(faults) + ".",
+            "Start the worker (folkmoot site up), bring both sides to one version, or correct "
+            "federation.sites; folkmoot doctor --site NAME at the site says more.",
+        )
+    return f"{len(rows)} known, {len(served)} queues served"
+
+
+def _versions(worker: str, info: Mapping[str, Any]) -> list[str]:
+    own = {
+        "airflow_version": "apache-airflow-core",
+        "edge_provider_version": "apache-airflow-providers-edge3",
+    }
+    found = []
+    for key, package in own.items():
+        theirs, ours = info.get(key), importlib.metadata.version(package)
+        if theirs is not None and theirs != ours:
+            found.append(f"{worker} runs {package} {str(theirs)[:40]}, here it is {ours}")
+    return found
+
+
+def _refusals(path: Path) -> Iterator[Finding]:
+    """What the guard refused within a day, one line a site and reason."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    since = time.time() - _RECENT
+    for entry in sorted(entries, key=lambda e: (e["site"], e["reason"])):
+        site, reason = entry["site"], entry["reason"]
+        if entry["last"] < since or (not site and reason not in {"unknown-site", "task-token"}):
+            continue  # strangers knock at every door
+        text, remedy = _REASONS.get(
+            reason, (f"a request was refused ({reason})", "See docs/how-to/deploy.md.")
+        )
+        last = datetime.datetime.fromtimestamp(entry["last"], datetime.UTC)
+        yield Finding(
+            f"{site or 'strangers'}: refused",
+            "warning",
+            f"{text}: {entry['count']} requests, the last at {last:%Y-%m-%d %H:%M} UTC.",
+            remedy,
+        )
+
+
+def _mlflow(coordinator: Coordinator) -> Finding | str:
+    import httpx
+
+    server = coordinator.mlflow
+    if server is None:
+        return Finding("MLflow server", "skipped", "none is set up: runs are tracked in a file")
+    authority = None if server.authority is None else str(server.authority)
+    context = ssl.create_default_context(cafile=authority)
+    access = server.announce()
+    login = (access.username or "", access.password or "")
+    try:
+        with httpx.Client(base_url=server.url, verify=context, timeout=10.0) as client:
+            users = "/api/2.0/mlflow/users/get"
+            answer = client.get(users, params={"username": login[0]}, auth=login)
+    except httpx.HTTPError as error:
+        return Finding(
+            "MLflow server",
+            "warning",
+            f"{server.url} does not answer ({type(error).__name__}); tracking catches up later.",
+            "See airflow/logs/services/mlflow.log of the workspace.",
+        )
+    if answer.status_code in {401, 403}:
+        return Finding(
+            "MLflow server",
+            "fault",
+            f"{server.url} does not take the login of coordinator/mlflow.toml.",
+            "Restore coordinator/mlflow/ from the backup that belongs to its database.",
+        )
+    return f"{server.url} answers, and takes the coordinator's login"
+
+
+def _code(wanted: str) -> Finding:
+    from pipelines.hosts.airflow_worker import code
+
+    commit, changed = code()
+    if commit == wanted and not changed:
+        return Finding("code", "ok", f"commit {wanted[:12]}, as federation.code asks of the sites")
+    return Finding(
+        "code",
+        "warning",
+        f"federation.code asks sites for {wanted[:12]}; here it is {(commit or 'no commit')[:12]}"
+        + (" with changed files." if changed else "."),
+        "Check out that commit here too, or change federation.code.",
+    )
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _time(value: Any) -> datetime.datetime:
+    made = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
+    if made is None:
+        return datetime.datetime.fromtimestamp(0, datetime.UTC)
+    found: datetime.datetime = made.replace(tzinfo=made.tzinfo or datetime.UTC)
+    return found
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} h" if seconds > 7200 else f"{seconds / 60:.0f} min"

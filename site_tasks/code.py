@@ -1,0 +1,89 @@
+"""Which code a plan asks for, held against what runs here and what the steward approved."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import folkmoot
+from folkmoot.errors import ProtocolError
+from site_tasks.git import git
+
+if TYPE_CHECKING:
+    from folkmoot.plan import RunContext
+    from site_tasks.home import SiteHome
+
+__all__ = ["check", "checkout"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def checkout() -> tuple[str | None, bool]:
+    """Commit that this process was started from, and whether a file of it was changed.
+
+    None without a checkout of this project: where the folder that holds this file is not the top of
+    a git repository, a commit found there would be somebody else's.
+    """
+    top = git(_ROOT, "rev-parse", "--show-toplevel", check=False)
+    if not top or Path(top.strip()).resolve() != _ROOT:
+        return None, False
+    commit = git(_ROOT, "rev-parse", "HEAD", check=False)
+    changed = git(_ROOT, "status", "--porcelain", "--untracked-files=no", check=False)
+    return (commit or "").strip() or None, bool(changed and changed.strip())
+
+
+def check(context: RunContext, home: SiteHome) -> None:
+    """Refuse a plan that asks for another commit or version of folkmoot, or one not approved.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.code``, naming both.
+    """
+    wanted, versions = context.params.federation.code, context.params.federation.version
+    approved = home.settings.permissions.code
+    if wanted is not None:
+        if approved and wanted not in approved:
+            raise _refused(
+                home,
+                f"asks for commit {wanted[:12]}, which permissions.code of site.toml does not approve",
+            )
+        commit, changed = checkout()
+        if commit != wanted or changed:
+            runs = "no commit of the project" if commit is None else f"commit {commit[:12]}"
+            raise _refused(
+                home,
+                f"asks for commit {wanted[:12]}, and this site runs {runs}"
+                + (" with changed files" if changed else ""),
+            )
+    if versions is not None and not _fits(versions):
+        raise _refused(home, f"asks for folkmoot {versions}, and this site runs {_version()}")
+
+
+def _version() -> str:
+    try:
+        return version("folkmoot")
+    except PackageNotFoundError:
+        return folkmoot.__version__
+
+
+def _fits(versions: str) -> bool:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        return SpecifierSet(versions).contains(_version(), prereleases=True)
+    except InvalidSpecifier:
+        return False
+
+
+def _refused(home: SiteHome, what: str) -> ProtocolError:
+    return ProtocolError(
+        "protocol.code",
+        f"Site {home.name}: the plan {what}.",
+        "Let the steward review that commit, check it out and name it in permissions.code; or change "
+        "federation.code (federation.version) of the plan.",
+        site=home.name,
+    )
