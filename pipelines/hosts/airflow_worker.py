@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import contextlib
 import contextvars
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from folkmoot.errors import ConfigError
+from folkmoot.errors import ConfigError, TransientError
 from folkmoot.identity.visit import VARIABLE, Visit
 from pipelines.hosts.airflow_services import PROJECT
 from site_tasks.home import SiteHome
 from site_tasks.join import coordinator_file
 
-__all__ = ["approved", "code", "main", "prepare"]
+__all__ = ["alone", "approved", "code", "main", "prepare"]
 
 DAGS = ("federated_linear", "federated_trees", "federated_statistics", "refresh_site_data")
 
@@ -95,6 +97,9 @@ def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
         "FOLKMOOT_PARAMS": str(params),
         "FOLKMOOT_ROOT": str(folder),
         "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [kept.get("PYTHONPATH")])]),
+        # A coordinator that is started again is waited for, and asked soon after.
+        "AIRFLOW__EDGE__API_RETRIES": "60",
+        "AIRFLOW__EDGE__API_RETRY_WAIT_MAX": "8",
         "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
     }
 
@@ -199,8 +204,57 @@ def main() -> int:
         queues=[f"site-{visit.site}"],
         concurrency=conf.getint("edge", "worker_concurrency"),
     )
-    asyncio.run(running.start())
+    try:
+        with alone(Path(os.environ["AIRFLOW_HOME"])) as killed:
+            asyncio.run(_run(running, killed))
+    except TransientError as error:
+        raise SystemExit(f"{error.message} {error.remedy}") from None
     return 0
+
+
+async def _run(running: Any, killed: bool) -> None:
+    """Take the place of a worker that was killed: Airflow keeps it for minutes otherwise."""
+    from airflow.providers.edge3.cli import api_client
+    from airflow.providers.edge3.models.edge_worker import EdgeWorkerState
+
+    if killed:
+        facts = await running._get_sysinfo()
+        try:
+            await api_client.worker_set_state(
+                running.hostname, EdgeWorkerState.OFFLINE, 0, running.queues, facts
+            )
+        except Exception as error:  # registering says what is wrong
+            print(f"Not signed off: {type(error).__name__}.", file=sys.stderr, flush=True)
+    await running.start()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Hold the site's place for one worker; yields whether the last one was killed.
+
+    The lock is the process's own: a task that outlives its worker does not hold it.
+
+    Raises
+    ------
+    TransientError
+        ``transient.locked`` where another worker of the site runs.
+    """
+    import fcntl
+
+    with (folder / "worker.lock").open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TransientError(
+                "transient.locked",
+                "Another worker of this site runs on this machine.",
+                "Stop it, or leave it at that: a site needs one.",
+            ) from None
+        left = folder / "worker.pid"
+        killed = left.exists()
+        # Its number may be another process's by now, or this one's: Airflow would not start then.
+        left.unlink(missing_ok=True)
+        yield killed
 
 
 def _preload() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -167,3 +170,31 @@ def test_code_that_the_steward_has_not_approved_does_not_start(
             airflow_worker.approved(home)
     monkeypatch.setattr(airflow_worker, "code", lambda: (commit, False))
     airflow_worker.approved(home)
+
+
+def test_a_worker_is_alone_and_knows_that_the_last_one_was_killed(tmp_path: Path) -> None:
+    """The number in the file it left may be any process's by now, this one's in a container."""
+    from pipelines.hosts.airflow_worker import alone
+
+    with alone(tmp_path) as killed:
+        assert not killed
+        (tmp_path / "worker.pid").write_text(str(os.getpid()))  # as the worker does
+    with alone(tmp_path) as killed:
+        assert killed
+        assert not (tmp_path / "worker.pid").exists()
+    hold = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "worker.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with pytest.raises(TransientError, match="Another worker"), alone(tmp_path):
+            pass
+        other.kill()
+    with alone(tmp_path) as killed:
+        assert not killed

@@ -1,0 +1,296 @@
+"""Coordinator and sites below one folder, run by the commands that people use."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import yaml
+
+from benchmarks.testbed.network import ADDRESS, SITES
+from folkmoot.errors import TransientError
+from folkmoot.params import Params, load_params
+
+__all__ = ["ROOT", "Testbed"]
+
+#: Column of the public recipe whose first value is a canary.
+COLUMN = "mean_radius"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Testbed:
+    """Coordinator and sites below one folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Emptied first.
+    rounds : int
+        Rounds of the training.
+    changes : sequence of str
+        Further settings, ``key=value``.
+    namespaces : str, optional
+        Prefix of the network namespaces that were made; None for loopback.
+    server : mapping, optional
+        Settings of ``coordinator/server.toml``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rounds: int = 4,
+        changes: Sequence[str] = (),
+        namespaces: str | None = None,
+        server: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.namespaces = namespaces
+        self._changes = [f"model.linear.rounds={rounds}", *changes]
+        self._server = dict(server or {})
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.host = ADDRESS if namespaces else "127.0.0.1"
+        self.port = 8443 if namespaces else _free_port()
+        self.params: Params = self._made()
+
+    @property
+    def workspace(self) -> Path:
+        """The coordinator's."""
+        return self.folder / "coordinator"
+
+    def log(self, name: str) -> Path:
+        """What a running command says; anew at each start."""
+        return self.folder / f"{name}.log"
+
+    def home(self, site: str) -> Path:
+        """A site's folder."""
+        return self.folder / site / "home"
+
+    def canaries(self) -> dict[str, str | float]:
+        """What was planted in the sites' rows: names, and values with digits of their own."""
+        import pandas as pd
+
+        found: dict[str, str | float] = {}
+        for site in SITES:
+            rows = pd.read_parquet(self.folder / site / "rows.parquet")
+            found |= {f"name of {site} {i}": rows["patient"].iloc[i] for i in (0, 1, len(rows) - 1)}
+            found[f"value of {site}"] = float(rows[COLUMN].iloc[0])
+        return found
+
+    def _made(self) -> Params:
+        """Folder, params and each site's rows, as its own people would bring them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.workspace.mkdir(parents=True)
+        source = load_params(_blank(self.folder), self._changes)
+        contract = self.workspace / "contract.yaml"
+        named = yaml.safe_load((ROOT / "folkmoot/contracts/breast_cancer.yaml").read_text())
+        named["columns"].insert(0, {"name": "patient", "role": "direct_identifier", "type": "text"})
+        contract.write_text(yaml.safe_dump(named), encoding="utf-8")
+        values = source.model_dump(mode="json")
+        values["federation"] |= {"sites": list(SITES), "workspace": str(self.workspace)}
+        values["data"] |= {"recipe": None, "contract": str(contract)}
+        file = self.workspace / "params.yaml"
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        _deal(self.folder)
+        (self.workspace / "coordinator").mkdir()
+        settings = self.workspace / "coordinator" / "server.toml"
+        settings.write_text(tomli_w.dumps(self._server), encoding="utf-8")
+        return load_params(file)
+
+    # Commands ---------------------------------------------------------------------------------
+
+    def command(self, *arguments: str, site: str | None = None, check: bool = True) -> str:
+        """Run a ``folkmoot`` command as the coordinator or as a site; returns what it printed."""
+        done = subprocess.run(
+            self._inside([sys.executable, "-m", "folkmoot.cli", *arguments], site),
+            cwd=self.workspace if site is None else self.folder / site,
+            env=self._environment(site),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode and check:
+            raise TransientError(
+                "transient.service",
+                f"folkmoot {' '.join(arguments[:2])} failed: {done.stderr.strip()[-2000:]}",
+                "See above.",
+            )
+        return done.stdout
+
+    def begin(self, name: str, *arguments: str, site: str | None = None) -> None:
+        """Start a ``folkmoot`` command that goes on; its output goes to ``<name>.log``."""
+        log = self.log(name).open("wb")
+        self.running[name] = subprocess.Popen(
+            self._inside([sys.executable, "-m", "folkmoot.cli", *arguments], site),
+            cwd=self.workspace if site is None else self.folder / site,
+            env=self._environment(site),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+
+    def start(self, name: str) -> None:
+        """Start the coordinator or a site's worker, for the first time or again."""
+        self.begin(name, *self._commands[name], site=None if name == "coordinator" else name)
+
+    def end(self, name: str, *, hard: bool = False) -> None:
+        """Stop it, with all it started."""
+        process = self.running.pop(name, None)
+        if process is None:
+            return
+        process.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _inside(self, command: list[str], site: str | None) -> list[str]:
+        if self.namespaces is None or site is None:
+            return command
+        return ["ip", "netns", "exec", f"{self.namespaces}-{site}", *command]
+
+    def _environment(self, site: str | None) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "FOLKMOOT_"))}
+        own = {} if site is None else {"FOLKMOOT_SITE_HOME": str(self.home(site))}
+        return {**kept, "PYTHONPATH": str(ROOT), **own}
+
+    # The federation ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Testbed:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for name in [*SITES, "coordinator"]:
+            self.end(name)
+
+    def enrol(self, say: Any = print) -> None:
+        """Make sites, start the coordinator, let the sites join; all as people would."""
+        url = f"https://{self.host}:{self.port}"
+        listen = self.host
+        self._commands = {"coordinator": ["coordinator", "up", "--url", url, "--listen", listen]}
+        self.start("coordinator")
+        for site in SITES:
+            say(f"{site}: site init")
+            self.command(
+                *("site", "init", site, "--federation", self.params.federation.name),
+                *("--folder", str(self.home(site)), "--remote", str(self.folder / site / "remote")),
+                *("--data", str(self.folder / site / "rows.parquet")),
+                site=site,
+            )
+            self.command("site", "enrol", str(self.home(site) / "public.toml"))
+        roster = str(self.workspace / "roster.toml")
+        for word in ("sign", "accept"):
+            for site in SITES:  # a copy goes from hand to hand in real life
+                self.command("roster", word, site, "--roster", roster, site=site)
+        self.wait("Sites reach", "coordinator")
+        for site in SITES:
+            say(f"{site}: site join, site up")
+            token = self.command("coordinator", "invite", site).strip()
+            self.command("site", "join", site, token, site=site)
+            self._commands[site] = ["site", "up", site]
+            self.start(site)
+
+    def wait(self, text: str, name: str, timeout: float = 240.0) -> str:
+        """Wait until a running command has said something; returns all that it said."""
+        deadline = time.monotonic() + timeout
+        while True:
+            said = self.log(name).read_text(errors="replace")
+            if text in said:
+                return said
+            process = self.running[name]
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise TransientError(
+                    "transient.service", f"{name} did not come up: {said[-2000:]}", "See above."
+                )
+            time.sleep(0.2)
+
+    def api(self) -> Any:
+        """The coordinator's own Airflow API, on its loopback."""
+        from pipelines.hosts.airflow_api import Client
+
+        return _Api(self, Client)
+
+    def train(self, dag: str = "federated_linear", timeout: float = 900.0) -> dict[str, Any]:
+        """Run the DAG; returns its state, seconds, and the tasks."""
+        api = self.api()
+        began = time.time()
+        api.wait_dag(dag, 0.0)
+        run = api.trigger(dag)
+        deadline = time.monotonic() + timeout
+        while (state := api.dag_run(dag, run)["state"]) not in {"success", "failed"}:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        tasks = api.tasks(dag, run)
+        api.close()
+        return {"state": state, "seconds": time.time() - began, "tasks": tasks, "dag_run": run}
+
+
+def _Api(bed: Testbed, base: Any) -> Any:
+    """The coordinator's own Airflow API, on its loopback."""
+
+    class Api(base):  # type: ignore[misc]
+        @property
+        def url(self) -> str:
+            said = (bed.folder / "coordinator.log").read_text()
+            line = next(x for x in said.splitlines() if x.startswith("Airflow's UI: "))
+            return line.split()[2]
+
+        @property
+        def login(self) -> tuple[str, str]:
+            file = bed.workspace / "airflow" / "passwords.json"
+            return "admin", str(json.loads(file.read_text())["admin"])
+
+        @property
+        def logs(self) -> Path:
+            return bed.workspace / "airflow" / "logs" / "services"
+
+        def alive(self) -> None:
+            """The caller sees it by time."""
+
+    return Api()
+
+
+def _blank(folder: Path) -> Path:
+    file = folder / "blank.yaml"
+    file.write_text("{}\n")
+    return file
+
+
+def _deal(folder: Path) -> None:
+    """Each site's rows, from the public recipe."""
+    import pandas as pd
+
+    from folkmoot.params import parse_params
+    from pipelines.recipes import load, partition
+
+    params = parse_params({"federation": {"sites": list(SITES)}})
+    frame, contract = load("breast_cancer", params.data)
+    parts: dict[str, pd.DataFrame] = partition(frame, contract, params)
+    for number, (site, rows) in enumerate(parts.items()):
+        (folder / site).mkdir()
+        names = [f"Canary-{site}-{secrets.token_hex(6)}" for _ in range(len(rows))]
+        rows = rows.reset_index(drop=True)  # noqa: PLW2901
+        rows.insert(0, "patient", names)
+        rows.loc[0, COLUMN] = 14.0 + number + secrets.randbelow(10**9) / 1e10
+        rows.to_parquet(folder / site / "rows.parquet", index=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
