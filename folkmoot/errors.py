@@ -94,6 +94,7 @@ CODES: dict[str, str] = {
     "transient.remote": "A site's DVC remote did not answer.",
     "transient.tracking": "MLflow did not answer; rounds go on and tracking catches up.",
     "transient.locked": "A file or database is locked by another process.",
+    "transient.session": "A live session ended before its trees; it is repeated from the last round on.",
     "transient.service": "A local service (Airflow) did not start or stopped answering.",
 }
 

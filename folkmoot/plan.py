@@ -44,6 +44,9 @@ class Step:
         Keys of the exchange store, relative to the run.
     quorum : int, optional
         How many of the site steps in ``after`` must have succeeded; None means all of ``after``.
+    live : bool
+        Whether it talks to its neighbours in the plan while it runs: consecutive live steps are one
+        turn, and must run at the same time.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Step:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     quorum: int | None = None
+    live: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -132,7 +132,11 @@ def _make(
 def _permissions(params: Params) -> Permissions:
     """A recipe's rows are public: two versions of them may be compared by anybody."""
     return Permissions(
-        federations=[params.federation.name], minimum_rows=1, minimum_sites=1, differencing=True
+        federations=[params.federation.name],
+        minimum_rows=1,
+        minimum_sites=1,
+        differencing=True,
+        trackers=["127.0.0.1"],
     )
 
 

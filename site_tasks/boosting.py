@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from folkmoot.models.scores import gradients
 from folkmoot.models.tree_format import Tree
-from folkmoot.models.trees import OBJECTIVES, to_scores
+from folkmoot.models.trees import OBJECTIVES
 from folkmoot.params import Trees
 from site_tasks.device import usable_device
 from site_tasks.prepared import Prepared
@@ -28,8 +29,6 @@ __all__ = ["binned", "gradients", "grow", "on_grid"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-#: Smallest Hessian of a row, as in XGBoost.
-_EPS = 1e-16
 #: Rows whose gradients are computed at a time.
 _BLOCK = 65_536
 
@@ -138,33 +137,6 @@ def grow(
     saved = json.loads(bytes(booster.save_raw("json")))
     trees: list[Tree] = saved["learner"]["gradient_booster"]["model"]["trees"]
     return trees
-
-
-def gradients(task: str, margins: Array, labels: Array) -> tuple[Floats, Floats]:
-    """First and second derivative of a row's loss by its margin, as XGBoost defines them; O(n · K).
-
-    Parameters
-    ----------
-    task : {"binary", "multiclass", "regression"}
-        Log loss of the logistic or softmax function, or half the squared error.
-    margins : ndarray, shape (n,) or (n, K)
-        Margins.
-    labels : ndarray, shape (n,)
-        Class codes, or numbers.
-
-    Returns
-    -------
-    gradient, hessian : ndarray of float64, shape of ``margins``
-        The Hessian of softmax is XGBoost's bound 2 p (1 - p).
-    """
-    p = to_scores(margins, task)
-    if task == "regression":
-        return p - labels, np.ones_like(p)
-    if task == "binary":
-        return p - labels, np.maximum(p * (1.0 - p), _EPS)
-    hess = np.maximum(2.0 * p * (1.0 - p), _EPS)
-    p[np.arange(len(p)), np.asarray(labels, np.int64)] -= 1.0
-    return p, hess
 
 
 def on_grid(values: NDArray[np.float32]) -> NDArray[np.float32]:

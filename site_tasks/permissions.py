@@ -65,6 +65,10 @@ def check(context: RunContext, home: SiteHome) -> None:
     if exact and not allowed.evaluation:
         raise _refusal(home, "evaluation", "keeps exact counts on held-out rows at the site")
     _pinned(context, home)
+    if params.kind == "trees" and params.model.trees.strategy == "xgboost_federated":
+        tracker = params.model.trees.tracker
+        if not {tracker.address, f"{tracker.address}:{tracker.port}"} & set(allowed.trackers):
+            raise _refusal(home, "trackers", f"permits no connection to {tracker.address}")
     if allowed.insist_on_masks and params.aggregation.protection != "masks":
         raise _refusal(home, "insist_on_masks", "does not permit updates that the coordinator sees")
     if params.privacy.seeded and not allowed.seeded:

@@ -8,11 +8,8 @@ model after a round starts with the bytes of the model before it.  :func:`to_xgb
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +18,8 @@ from numpy.typing import NDArray
 from folkmoot.contract import Contract
 from folkmoot.errors import ProtocolError
 from folkmoot.features import feature_space
+from folkmoot.models.library import import_xgboost
+from folkmoot.models.scores import to_scores
 from folkmoot.models.tree_format import Tree, TreeSpace, parse_trees
 from folkmoot.params import Params
 from folkmoot.trees.booster import make_booster
@@ -172,48 +171,3 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(limit)) if limit.isdigit() and int(limit) else cores
-
-
-def import_xgboost(*, alone: bool = False) -> ModuleType:
-    """Import XGBoost, and scikit-learn with it unless this process runs one step alone.
-
-    ``xgboost`` imports scikit-learn for the estimators it also offers, which takes three times as
-    long as the library itself and is paid again in every task of a scheduler.  With ``alone`` it is
-    told that there is none, so its estimators are not usable in this process; everything that
-    Folkmoot needs is.
-    """
-    hide = alone and "xgboost" not in sys.modules and "sklearn" not in sys.modules
-    if hide:
-        sys.modules["sklearn"] = None  # type: ignore[assignment]  # import raises ImportError
-    try:
-        return importlib.import_module("xgboost")
-    finally:
-        if hide:
-            del sys.modules["sklearn"]
-
-
-def to_scores(margins: Array, task: str, objective: str | None = None) -> Array:
-    """What metrics are computed of: probabilities (n,) or (n, K), or predictions (n,); O(n · K).
-
-    Parameters
-    ----------
-    margins : ndarray of float32, shape (n,) or (n, K)
-        Sums of leaves and base score.
-    task : {"binary", "multiclass", "regression"}
-        The contract's.
-    objective : str, optional
-        XGBoost's, where it is not the task's usual one: ``count:poisson`` predicts exponentials.
-
-    Returns
-    -------
-    ndarray of float64
-    """
-    margins = margins.astype(np.float64)
-    if objective == "count:poisson":
-        return np.asarray(np.exp(margins))
-    if task == "binary":
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * margins)))  # logistic, without overflow
-    if task == "multiclass":
-        odds = np.exp(margins - margins.max(axis=1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
-    return margins

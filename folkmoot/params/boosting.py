@@ -1,4 +1,4 @@
-"""Options of trees from summed histograms, by the names that XGBoost's users know."""
+"""Options of trees from histograms of all sites, by the names that XGBoost's users know."""
 
 from __future__ import annotations
 
@@ -9,34 +9,45 @@ from pydantic import Field
 from folkmoot.params.kinds import NonNegative
 from folkmoot.sections import Section
 
-__all__ = ["HistogramOptions", "refuse_unfit"]
+__all__ = ["HISTOGRAMS", "HistogramOptions", "refuse_unfit"]
+
+#: Strategies whose splits are chosen from histograms of all sites.
+HISTOGRAMS = ("summed_histograms", "xgboost_federated")
+#: Options of the first of them alone.
+_SUMMED_ONLY = (
+    "learning_rates",
+    "early_stopping_rounds",
+    "bin_edges",
+    "sketch_exchanges",
+    "spare_exchanges",
+)
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class HistogramOptions(Section):
-    """What `summed_histograms` knows beside the options of all trees."""
+    """What `summed_histograms` and `xgboost_federated` know beside the options of all trees."""
 
     objective: (
         Literal["binary:logistic", "multi:softprob", "reg:squarederror", "count:poisson"] | None
     ) = None
-    """`summed_histograms`: XGBoost's objective; that of the contract's task when null. `count:poisson` is for labels from 0."""
+    """`summed_histograms`, `xgboost_federated`: XGBoost's objective; that of the contract's task when null. `count:poisson` is for labels from 0."""
     max_delta_step: NonNegative | None = None
-    """`summed_histograms`: largest weight of a leaf, 0 for any; when null 0.7 for `count:poisson`, 0 for the others."""
+    """`summed_histograms`, `xgboost_federated`: largest weight of a leaf, 0 for any; when null 0.7 for `count:poisson`, 0 for the others."""
     learning_rates: list[Share] = []
     """`summed_histograms`: learning rate of every boosting step, in place of `eta`."""
     colsample_bylevel: Share = 1.0
-    """`summed_histograms`: share of columns per level."""
+    """`summed_histograms`, `xgboost_federated`: share of columns per level."""
     colsample_bynode: Share = 1.0
-    """`summed_histograms`: share of columns per node."""
+    """`summed_histograms`, `xgboost_federated`: share of columns per node."""
     monotone_constraints: dict[str, Literal[-1, 0, 1]] = {}
-    """`summed_histograms`: by feature, 1 where the prediction must not fall as it grows, -1 where not rise."""
+    """`summed_histograms`, `xgboost_federated`: by feature, 1 where the prediction must not fall as it grows, -1 where not rise."""
     interaction_constraints: list[Annotated[list[str], Field(min_length=1)]] = []
-    """`summed_histograms`: groups of features that may stand on one path of a tree together."""
+    """`summed_histograms`, `xgboost_federated`: groups of features that may stand on one path of a tree together."""
     max_cat_to_onehot: Annotated[int, Field(ge=1)] = 4
-    """`summed_histograms`: features of fewer categories part one of them from the rest, others part sets."""
+    """`summed_histograms`, `xgboost_federated`: features of fewer categories part one of them from the rest, others part sets."""
     max_cat_threshold: Annotated[int, Field(ge=1)] = 64
-    """`summed_histograms`: most categories that a set is sought among."""
+    """`summed_histograms`, `xgboost_federated`: most categories that a set is sought among."""
     early_stopping_rounds: Annotated[int, Field(ge=1)] | None = None
     """`summed_histograms`: end after so many steps without a better loss on all sites' held-out rows; the best model is kept."""
     bin_edges: Literal["sketch", "bounds"] = "sketch"
@@ -55,8 +66,13 @@ def refuse_unfit(trees: Any) -> None:
     trees : Trees
         The whole section.
     """
+    if trees.strategy != "xgboost_federated" and trees.tracker != type(trees.tracker)():
+        raise ValueError("tracker belongs to strategy xgboost_federated")
     if trees.strategy != "summed_histograms":
+        live = trees.strategy == "xgboost_federated"
         for name, field in HistogramOptions.model_fields.items():
+            if live and name not in _SUMMED_ONLY:
+                continue
             if getattr(trees, name) != field.get_default():
                 raise ValueError(f"{name} belongs to strategy summed_histograms")
         return

@@ -10,6 +10,7 @@ from folkmoot.params.boosting import HistogramOptions, refuse_unfit
 from folkmoot.params.device import DeviceOptions, refuse_unfit_device
 from folkmoot.params.kinds import NonNegative, Positive
 from folkmoot.params.private_trees import PrivateOptions, refuse_unfit_private
+from folkmoot.params.tracker import Tracker
 from folkmoot.sections import Section
 
 __all__ = ["EarlyStopping", "Linear", "Model", "Trees"]
@@ -76,15 +77,16 @@ class Trees(HistogramOptions, PrivateOptions, DeviceOptions):
         "bagging",
         "cyclic",
         "summed_histograms",
+        "xgboost_federated",
         "private_trees",
         "private_additive",
         "local_forests",
     ] = "bagging"
-    """`bagging`: every site grows trees in every round; `cyclic`: one site after the other; `summed_histograms`: one booster, every split from sums over the sites, equal to pooled training; `private_trees`: random splits, leaves from noised sums; `private_additive`: a curve per feature in few rounds of noised sums; `local_forests`: diffprivlib's forests, one per site, that vote."""
+    """`bagging`: every site grows trees in every round; `cyclic`: one site after the other; `summed_histograms`: one booster, every split from sums over the sites, equal to pooled training; `xgboost_federated`: the same by XGBoost's own communicator, over direct connections; `private_trees`: random splits, leaves from noised sums; `private_additive`: a curve per feature in few rounds of noised sums; `local_forests`: diffprivlib's forests, one per site, that vote."""
     rounds: Annotated[int, Field(ge=1, le=1000)] = 20
     """Most rounds; of `summed_histograms` boosting steps, each of up to `max_depth` exchanges."""
     trees_per_round: Annotated[int, Field(ge=1)] = 1
-    """Boosting steps a site makes per round."""
+    """Boosting steps a site makes per round; of `xgboost_federated` those of one live session, after which the model is published and a lost run goes on."""
     leaf_weighting: Literal["rows", "sum"] = "rows"
     """`bagging`: leaves of a site's tree count by its share of rows (the round is one step), or are summed."""
     eta: Annotated[float, Field(gt=0, le=1)] = 0.3
@@ -105,6 +107,8 @@ class Trees(HistogramOptions, PrivateOptions, DeviceOptions):
     """Share of columns per tree."""
     max_bin: Annotated[int, Field(ge=2, le=65535)] = 256
     """Histogram bins per feature."""
+    tracker: Tracker = Tracker()
+    """`xgboost_federated`: where sites find the tracker, and how long anybody waits."""
     early_stopping: EarlyStopping = EarlyStopping()
     """When rounds end before the last."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -9,6 +9,7 @@ import numpy as np
 from folkmoot.errors import ConfigError
 from folkmoot.features import FeatureSpace, feature_space
 from folkmoot.generalisation import bounds_of
+from folkmoot.params.boosting import HISTOGRAMS
 
 if TYPE_CHECKING:
     from folkmoot.contract import Contract
@@ -139,7 +140,7 @@ def check(contract: Contract, params: Params) -> None:
         ``config.invalid``, naming the setting.
     """
     trees = params.model.trees
-    if params.model.kind != "trees" or trees.strategy != SUMMED:
+    if params.model.kind != "trees" or trees.strategy not in HISTOGRAMS:
         return
     space = feature_space(contract, params.anonymisation, "trees")
     objective = objective_of(contract, params)

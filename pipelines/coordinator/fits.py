@@ -27,6 +27,7 @@ from pipelines.coordinator.private_metrics import noised_fits
 __all__ = [
     "check_answers",
     "check_evaluation",
+    "check_joined",
     "check_masked",
     "check_statistics",
     "check_sum",
@@ -82,6 +83,16 @@ def check_evaluation(update: ReleasedUpdate, context: RunContext) -> None:
     _demand(update.parts.keys() <= {"evaluation"}, update, "has parts nobody asked for")
     _paper(update, context, _costs(context, 0))
     _evaluation(update, context)
+
+
+def check_joined(update: ReleasedUpdate, context: RunContext) -> None:
+    """A site's word that it takes part in a live session; raises as :func:`check_update`."""
+    _demand(update.parts.keys() == {"session"}, update, "has parts nobody asked for")
+    steps = _counts(update, "session").get("steps")
+    wanted = context.params.model.trees.trees_per_round
+    fit = steps is not None and steps.shape == () and int(steps) == wanted
+    _demand(bool(fit), update, "joins a session of another length")
+    _paper(update, context, {})
 
 
 def check_statistics(update: ReleasedUpdate, context: RunContext) -> None:

@@ -202,7 +202,11 @@ _OWN = re.compile(
     r"|round-\d{3,6}/(?:update|statement|answer|letters)-|(?:agree|final)/(?:statement|answer)-"
     r"|final/evaluation-"
 )
-_RUN = re.compile(r"(?P<federation>[^/]+)/(?P<kind>runs|anchors)/(?P<run>[^/]+)/(?P<rest>.+)")
+_RUN = re.compile(
+    r"(?P<federation>[^/]+)/(?P<kind>runs|anchors|sessions)/(?P<run>[^/]+)/(?P<rest>.+)"
+)
+#: An attempt at a round's live session.
+_SESSION = r"round-\d{3,6}-[0-9a-f]{16}/\d{3}/"
 
 
 @_check("write")
@@ -224,6 +228,9 @@ async def exchange_read(request: Request) -> Refusal | None:
     if parts["kind"] == "anchors":
         shown = re.fullmatch(r"round-\d{3,6}", rest) or _own(parts, request.site)
         return None if shown else _no("exchange-read")
+    if parts["kind"] == "sessions":
+        told = re.fullmatch(_SESSION + r"(?:open|start|over)\.json", rest)
+        return None if told or _own(parts, request.site) else _no("exchange-read")
     if _PUBLISHED.fullmatch(rest) or rest == f"secure/inbox-{request.site}":
         return None
     # Of the other sites: public keys for the run's sums, and boxes sealed from site to site; each
@@ -237,6 +244,9 @@ def _own(parts: re.Match[str], site: str) -> bool:
     rest = parts["rest"]
     if parts["kind"] == "anchors":
         return re.fullmatch(rf"heads/round-\d{{3,6}}/[a-z]+/{re.escape(site)}", rest) is not None
+    if parts["kind"] == "sessions":
+        words = r"(?:hello|done|failed|beat-\d{1,6})-"
+        return re.fullmatch(_SESSION + words + re.escape(site), rest) is not None
     stem = rest.removesuffix(site)
     return rest.endswith(site) and _OWN.fullmatch(stem) is not None
 

@@ -104,6 +104,20 @@ _BODIES = {
         "Sums gradients and Hessians by bin for the nodes that the incoming model asks for; several "
         "exchanges make a tree."
     ),
+    "site.join": (
+        "Checks permissions and writes the ledger's entry before the round's live session, which leaves "
+        "through XGBoost's communicator."
+    ),
+    "site.train_live": (
+        "Trains with all other sites over a direct connection to the tracker, in a process of its own, "
+        "and releases the trees when all sites hold them. Runs at the same time as the other sites' and "
+        "the tracker's task."
+    ),
+    "coordinator.track": (
+        "Holds the live session: XGBoost's tracker in a process of its own, certificates, heartbeats. "
+        "Where a site is lost it ends the session for all and names it; a retry goes on behind the "
+        "last round."
+    ),
     "site.train_forest": (
         "Grows diffprivlib's forest on the site's rows and releases its trees, which vote."
     ),
@@ -148,6 +162,8 @@ _TITLES = {
     "site.train_linear": "Train",
     "site.train_trees": "Train",
     "site.train_histograms": "Train",
+    "site.train_live": "Train",
+    "coordinator.track": "Session",
     "site.train_forest": "Train",
     "site.train_local_dp": "Train",
     "site.train_private": "Train",

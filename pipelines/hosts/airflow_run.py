@@ -52,10 +52,22 @@ def environment(params: Params, workspace: Path, *, scheduled: bool) -> dict[str
     part.write_text(yaml.safe_dump(params.model_dump(mode="json")), encoding="utf-8")
     os.replace(part, file)
     return {
+        **_slots(params),
         "FOLKMOOT_PARAMS": str(file),
         "FOLKMOOT_ROOT": str(Path.cwd()),
         "FOLKMOOT_WORKSPACE": str(workspace.absolute()),
         "FOLKMOOT_UNSCHEDULED": "" if scheduled else "1",
+    }
+
+
+def _slots(params: Params) -> dict[str, str]:
+    """A live session needs a slot for every site, the tracker and MLflow at the same time."""
+    if params.kind != "trees" or params.model.trees.strategy != "xgboost_federated":
+        return {}
+    slots = str(max(8, len(params.federation.sites) + 4))
+    return {
+        "AIRFLOW__CORE__PARALLELISM": slots,
+        "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": slots,
     }
 
 

@@ -68,7 +68,8 @@ class Walk:
     def through(self, steps: Sequence[Step]) -> None:
         """Execute a stage in the plan's order: one task at every site, the coordinator, and so on.
 
-        A round may have any number of these turns (an exchange of keys, an unmasking …).
+        A round may have any number of these turns (an exchange of keys, an unmasking …).  Steps that
+        talk to one another while they run are one turn, the coordinator's among them.
         """
         for _, turn in groupby(steps, key=_task):
             self.together(tuple(turn))
@@ -82,9 +83,14 @@ class Walk:
         """
         cores = usable_cores()
         workers = min(len(steps), cores) if self.plan.kind == "trees" else 1
-        if steps[0].body == "site.compute":  # these three talk to one another
+        at_work = workers
+        if steps[0].live:
             workers = len(steps)
-        self.context.cache["threads"] = max(1, cores // max(1, workers))
+            at_work = sum(step.place != COORDINATOR for step in steps)
+            for step in steps:  # before anybody waits for a step that will not begin
+                if step.place == COORDINATOR:
+                    self._enough(step)
+        self.context.cache["threads"] = max(1, cores // max(1, at_work))
         if workers < 2:
             for step in steps:
                 self.do(step)
@@ -190,7 +196,9 @@ def _rounds(walk: Walk, clock: _Clock) -> int:
 
 
 def _task(step: Step) -> str:
-    """What all sites do at one time: the step's name without its site."""
+    """What all do at one time: the step's name without its site."""
+    if step.live:
+        return "live"
     return step.name if step.place == COORDINATOR else step.name.rpartition("/")[0]
 
 

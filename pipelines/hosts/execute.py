@@ -34,6 +34,8 @@ BODIES = {
     "site.train_linear": "site_tasks.train_linear:train",
     "site.train_trees": "site_tasks.train_trees:train",
     "site.train_histograms": "site_tasks.train_histograms:train",
+    "site.join": "site_tasks.live.join:join",
+    "site.train_live": "site_tasks.live.train:train",
     "site.train_local_dp": "site_tasks.train_local_dp:train",
     "site.train_forest": "site_tasks.train_forest:train",
     "site.train_private": "site_tasks.private.train:train",
@@ -57,6 +59,7 @@ BODIES = {
     "coordinator.deal": "pipelines.coordinator.secure:deal",
     "coordinator.survivors": "pipelines.coordinator.secure:survivors",
     "coordinator.initialise": "pipelines.coordinator.open_round:initialise",
+    "coordinator.track": "pipelines.coordinator.live.track:track",
     "coordinator.aggregate": "pipelines.coordinator.close_round:aggregate",
     "coordinator.conclude": "pipelines.coordinator.close_run:conclude",
 }

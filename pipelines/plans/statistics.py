@@ -118,6 +118,7 @@ def _compute(params: Params, round: int) -> Iterable[Step]:
             after=(f"{stage}/relay", f"{stage}/share/{site}"),
             inputs=(keys.survivors(stage),),
             outputs=(keys.answer(stage, site),),
+            live=True,
         )
     yield _tally(stage, "compute", round, parties, None)
 

@@ -36,6 +36,7 @@ _MODULES = {
     "bagging": "trees",
     "cyclic": "trees",
     "summed_histograms": "histograms",
+    "xgboost_federated": "live",
     "private_trees": "private_trees",
     "private_additive": "private_additive",
     "local_forests": "trees",

@@ -37,7 +37,7 @@ from folkmoot.updates import ReleasedUpdate, TreeUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
 
-__all__ = ["aggregate", "initial"]
+__all__ = ["aggregate", "checked_trees", "initial", "progress"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -111,18 +111,19 @@ def aggregate(
     total = sum(u.parts["update"].weight for u in updates if "update" in u.parts)
     merged: list[Tree] = []
     for update in updates:
-        found, weight = _trees(update, space, count)
+        found, weight = checked_trees(update, space, count)
         share = weight / total if averaged else 1.0
         merged += [scale_leaves(tree, share) for tree in found] if share != 1.0 else found
     data = join_trees(tree_bytes(previous), dump_trees(merged))
     trees = int(previous.meta["trees"]) + len(merged)
     return {"trees": np.frombuffer(data, np.uint8)}, {
         "trees": trees,
-        **_progress(previous, updates, context),
+        **progress(previous, updates, context),
     }
 
 
-def _trees(update: ReleasedUpdate, space: TreeSpace, count: int) -> tuple[list[Tree], float]:
+def checked_trees(update: ReleasedUpdate, space: TreeSpace, count: int) -> tuple[list[Tree], float]:
+    """A site's trees, rebuilt from checked numbers, and its weight; raises `ProtocolError`."""
     part = update.parts.get("update")
     if not isinstance(part, TreeUpdate):
         raise ProtocolError(
@@ -140,7 +141,7 @@ def _trees(update: ReleasedUpdate, space: TreeSpace, count: int) -> tuple[list[T
     return found, part.weight
 
 
-def _progress(
+def progress(
     previous: Artefact, updates: Sequence[ReleasedUpdate], context: RunContext
 ) -> dict[str, Any]:
     """Held-out loss of the incoming model by site, against what the same sites saw before."""

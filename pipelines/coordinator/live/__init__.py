@@ -1,0 +1,1 @@
+"""The coordinator's side of live sessions: XGBoost's tracker, and who watches over it."""

@@ -1,0 +1,231 @@
+"""Whole runs: one booster of all sites, sessions that break in every way, and what comes after."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from folkmoot.errors import FolkmootError, ProtocolError, TransientError
+from folkmoot.identity import sign
+from folkmoot.live.certificates import issue
+from folkmoot.models.trees import to_xgboost, tree_bytes
+from folkmoot.params import Params
+from folkmoot.plan import RunContext, keys
+from folkmoot.privacy.ledger import Ledger
+from folkmoot.wire import Artefact, decode, encode
+from pipelines.hosts.embedded import run
+from pipelines.hosts.execute import execute, open_context, store_of
+from pipelines.plans import plan_of
+from site_tasks.home import SiteHome
+from site_tasks.live import train as live
+from site_tasks.prepared import load_prepared
+from tests.conftest import copy_workspace
+
+from .conftest import SITES, Watched, params
+
+Undisturbed = tuple[Path, dict[str, Any]]
+
+
+def opened(settings: Params, workspace: Path, name: str) -> RunContext:
+    return open_context(name, settings.federation.name, store_of(settings, workspace), workspace)
+
+
+def model_of(context: RunContext, key: str) -> Artefact:
+    return decode(context.store.get(context.key(key)), kind="model")
+
+
+def parts(context: RunContext, site: str, key: str) -> Artefact:
+    data = context.store.get(context.key(key))
+    return decode(data[:-84], kind="update")
+
+
+def test_all_sites_hold_one_booster_and_their_ledgers_an_entry_before_it(
+    undisturbed: Undisturbed,
+) -> None:
+    workspace, result = undisturbed
+    context = opened(params(), workspace, "one")
+    model = model_of(context, result["model"])
+    assert model.meta["trees"] == 6
+    assert sorted(model.meta["participants"]) == SITES
+    assert result["metrics"]["overall"]["auc"] > 0.98
+    booster = to_xgboost(model)
+    for site in SITES:
+        home = SiteHome.find(site, workspace)
+        prepared = load_prepared(context, home)
+        margins = booster.inplace_predict(prepared.matrix("train"), predict_type="margin")
+        right = (margins > 0) == (prepared.labels("train") == 1)
+        assert right.mean() > 0.9
+        steps = [e.content["step"] for e in Ledger(home.ledger_path, site) if "step" in e.content]
+        joined = steps.index(f"round-001/join/{site}")
+        assert joined < steps.index(f"round-001/train/{site}")
+        assert not list(home.work.glob("live/*/*"))  # keys and trees of the session are gone
+    assert not list((workspace / "coordinator").glob(".live-*"))
+    # What lies outside the run holds no key: certificates, beats and words alone.
+    session = "".join(
+        p.read_bytes().decode("latin1")
+        for p in workspace.glob("exchange/*/sessions/**/*")
+        if p.is_file()
+    )
+    assert "BEGIN CERTIFICATE" in session
+    assert "PRIVATE" not in session
+
+
+def test_whatever_ends_a_session_names_the_site_and_the_run_goes_on_to_the_same_trees(
+    undisturbed: Undisturbed,
+    workspace_of: Callable[..., Path],
+    workers: type[Watched],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker killed, one stopped, one with a wrong certificate; three trees are kept all along."""
+    settings = params(
+        "model.trees.rounds=2",
+        "model.trees.trees_per_round=3",
+        "model.trees.tracker.quiet_seconds=3",
+        "model.trees.tracker.step_seconds=40",
+    )
+    workspace = workspace_of(settings)
+
+    def broken(site: str, message: str) -> None:
+        before = len(workers.started)
+        began = time.monotonic()
+        with pytest.raises(TransientError, match=message) as caught:
+            run(settings, run="two", workspace=workspace)
+        assert (caught.value.code, caught.value.site) == ("transient.session", site)
+        assert time.monotonic() - began < settings.federation.deadline_seconds
+        assert len(workers.started) >= before + 3
+        assert all(child.ended for child in workers.started)
+        assert not list((workspace / "coordinator").glob(".live-*"))
+        context = opened(settings, workspace, "two")
+        assert model_of(context, keys.model(1)).meta["trees"] == 3
+        for one in SITES:  # nobody released what not all hold
+            assert context.store.find(context.key(keys.update(2, one))) is None
+
+    def at(site: str, step: int, number: int) -> Callable[[Watched, dict[str, Any]], None]:
+        def meddle(child: Watched, said: dict[str, Any]) -> None:
+            second = len(workers.started) > 3  # the first round is left alone
+            if second and child.site == site and said.get("step") == step:
+                os.kill(child.pid, number)
+
+        return meddle
+
+    monkeypatch.setattr(workers, "meddle", at("b", 1, signal.SIGKILL))
+    broken("b", "worker of site b ended")
+    monkeypatch.setattr(workers, "meddle", at("c", 0, signal.SIGSTOP))
+    broken("c", "worker of site c went quiet")
+    monkeypatch.setattr(workers, "meddle", lambda child, said: None)
+
+    honest = live.write
+
+    def swapped(folder: Path, texts: dict[str, str]) -> dict[str, str]:
+        if "/sites/a/" in str(folder):
+            own, key = issue("a", "127.0.0.1", 60)
+            texts = {**texts, "own": own, "key": key}
+        return honest(folder, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live, "write", swapped)
+        broken("a", "does not accept its certificate")
+
+    began = len(workers.started)
+    result = run(settings, run="two", workspace=workspace)
+    assert len(workers.started) == began + 3  # the second round alone
+    reference, one = undisturbed
+    wanted = model_of(opened(params(), reference, "one"), one["model"])
+    context = opened(settings, workspace, "two")
+    assert tree_bytes(model_of(context, result["model"])) == tree_bytes(wanted)
+
+
+def test_who_has_the_trees_releases_them_without_another_session(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, result = undisturbed
+    settings = params()
+    workspace = copy_workspace(source, tmp_path / "workspace")
+    context = opened(settings, workspace, "one")
+    shutil.rmtree(workspace / "exchange" / "demo" / "runs" / "one" / "round-001")
+    shutil.rmtree(workspace / "exchange" / "demo" / "runs" / "one" / "final")
+    # Site b was stopped between the last word and its release.
+    update = SiteHome.find("b", source).releases
+    trees = parts(opened(settings, source, "one"), "b", keys.update(1, "b"))
+    home = SiteHome.find("b", workspace)
+    for path in update.iterdir():
+        if b"round-001/train/b" in path.read_bytes():
+            (home.releases / path.name).unlink()
+    (key,) = [n for n in trees.arrays if n.endswith("trees")]
+    folder = next(workspace.glob("exchange/demo/sessions/one/round-001-*")).name
+    kept = home.work / "live" / "demo--one" / folder.removeprefix("round-")
+    kept.mkdir(parents=True)
+    prepared = load_prepared(context, home)
+    values = {"prepared": prepared.digest, "trees": trees.arrays[key].tobytes().decode()}
+    (kept / "kept.json").write_text(json.dumps(values))
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("nobody has to train")
+
+    monkeypatch.setattr(live, "Child", refuse)
+    again = run(settings, run="one", workspace=workspace)
+    assert again["model_digest"] == result["model_digest"]
+    assert not kept.exists()
+
+
+def test_other_trees_than_the_sessions_are_refused_by_name(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    source, _ = undisturbed
+    settings = params()
+    workspace = copy_workspace(source, tmp_path / "workspace")
+    context = opened(settings, workspace, "one")
+    folder = Path(context.store.url) / context.key("round-001")
+    path, home = folder / "update-c", SiteHome.find("c", workspace)
+    found = parts(context, "c", keys.update(1, "c"))
+    (name,) = [n for n in found.arrays if n.endswith("trees")]
+    trees = json.loads(found.arrays[name].tobytes())
+    trees[0]["split_conditions"][-1] = 0.5
+    data = json.dumps(trees, sort_keys=True, separators=(",", ":")).encode()
+    arrays = {**found.arrays, name: np.frombuffer(data, np.uint8)}
+    path.write_bytes(sign(encode(Artefact("update", found.meta, arrays)), home.key()))
+    for key in ("model", "model.signature", "record.json", "record.json.signature"):
+        (folder / key).unlink()
+    step = plan_of(context.params, context.contract).step("round-001/aggregate")
+    with pytest.raises(ProtocolError, match="Site c released other trees") as caught:
+        execute(step, context)
+    assert caught.value.site == "c"
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ({"trackers": []}, "permissions.trackers"),
+        ({"trackers": ["127.0.0.1:5000"]}, "permissions.trackers"),
+        ({"insist_on_masks": True}, "permissions.insist_on_masks"),
+        ({"minimum_contributors": 4}, "permissions.minimum_contributors"),
+    ],
+)
+def test_a_site_that_does_not_permit_it_is_asked_for_nothing(
+    workspace_of: Callable[..., Path],
+    workers: type[Watched],
+    setting: dict[str, Any],
+    key: str,
+) -> None:
+    from site_tasks.settings import save_settings
+
+    settings = params()
+    workspace = workspace_of(settings)
+    home = SiteHome.find("b", workspace)
+    allowed = home.settings.permissions.model_copy(update=setting)
+    changed = home.settings.model_copy(update={"permissions": allowed})
+    save_settings(changed, home.root / "site.toml")
+    with pytest.raises(FolkmootError, match=key) as caught:
+        run(settings, run="no", workspace=workspace)
+    assert (caught.value.code, caught.value.site) == ("privacy.not-permitted", "b")
+    assert not workers.started
+    assert not list(workspace.glob("exchange/demo/sessions/**/start.json"))
