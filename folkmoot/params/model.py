@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from folkmoot.params.device import DeviceOptions, refuse_unfit_device
 from folkmoot.params.kinds import NonNegative, Positive
 from folkmoot.params.private_trees import PrivateOptions, refuse_unfit_private
 from folkmoot.params.tracker import Tracker
+from folkmoot.params.xgboost_names import refuse_other_names
 from folkmoot.sections import Section
 
 __all__ = ["EarlyStopping", "Linear", "Model", "Trees"]
@@ -121,6 +122,11 @@ class Trees(HistogramOptions, PrivateOptions, DeviceOptions):
             return self.rounds
         sketch = self.sketch_exchanges if self.bin_edges == "sketch" else 0
         return sketch + self.rounds * self.max_depth + self.spare_exchanges
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        return refuse_other_names(values)
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
