@@ -5,8 +5,9 @@ is imported once; API server, scheduler and dag-processor are forked from that p
 LocalExecutor's tasks from the scheduler, so that a task starts with everything it needs in memory.
 Where forking after imports is not safe (macOS) each service is started as its own command.
 
-The process ends when one of its services does, on SIGTERM or SIGINT, or when its standard input
-closes: services never outlive the command that started them.
+A service that something killed (SIGKILL, the kernel for want of memory) is started again, a few times.
+The process ends when one of its services ends otherwise, on SIGTERM or SIGINT, or when its standard
+input closes: services never outlive the command that started them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ COMMANDS = {
 #: Started where it is asked for.
 OPTIONAL = {"triggerer": ["triggerer", "--skip-serve-logs"]}
 
+#: A service is started again so many times within so many seconds.
+_AGAIN, _WHILE = 5, 600.0
 #: The API server that sites reach, where there are some (``airflow_coordinator``).
 SITES = "sites-api-server"
 
@@ -93,7 +96,11 @@ def main() -> int:
         children[pid] = name
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stop.append(received))
-    ended = _watch(children, stop, logs)
+    # In a container of its own a service is started again from outside.
+    again = forking and "--service" not in sys.argv
+    if again:
+        _adopt()
+    ended = _watch(children, stop, logs, again)
     _end(children)
     if ended is not None:
         print(f"{ended} ended by itself; see {logs / (ended + '.log')}", file=sys.stderr)
@@ -126,7 +133,24 @@ def _migrate(home: Path, logs: Path, forking: bool) -> None:
     stamp.write_text(version)
 
 
-def _start(name: str, logs: Path, forking: bool) -> int:
+def _adopt() -> None:
+    """Become the parent of what a killed service leaves behind (Linux, prctl(2))."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def _sweep(children: dict[int, str]) -> None:
+    """End what a killed service left: tasks that nobody watches, which are then tried anew."""
+    import psutil
+
+    for orphan in psutil.Process().children():
+        if orphan.pid not in children:
+            for process in [*orphan.children(recursive=True), orphan]:
+                _signal(process.pid, signal.SIGKILL)
+
+
+def _start(name: str, logs: Path, forking: bool, mode: str = "wb") -> int:
     """Start a service; returns its process id."""
     arguments = list({**COMMANDS, **OPTIONAL}.get(name) or ["db", "migrate"])
     if name == "task-api-server":
@@ -141,7 +165,7 @@ def _start(name: str, logs: Path, forking: bool) -> int:
             *os.environ["FOLKMOOT_SITES_SERVER"].split("\n"),
         ]
         environment["FOLKMOOT_GUARD"] = guard
-    log = (logs / f"{name}.log").open("wb")
+    log = (logs / f"{name}.log").open(mode)
     if not forking:
         command = [sys.executable, "-m", "airflow", *arguments]
         return subprocess.Popen(
@@ -153,6 +177,8 @@ def _start(name: str, logs: Path, forking: bool) -> int:
         return pid
     status = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a later start finds this process's own
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -191,8 +217,9 @@ def _start_mlflow(logs: Path) -> int:
         ).pid
 
 
-def _watch(children: dict[int, str], stop: list[int], logs: Path) -> str | None:
+def _watch(children: dict[int, str], stop: list[int], logs: Path, restart: bool) -> str | None:
     """Wait; returns the name of a service that ended unasked, or None."""
+    killed: list[float] = []
     # A service of its own (--service) has nobody at its standard input.
     watched, again = [] if "--service" in sys.argv else [sys.stdin], 0.0
     while not stop:
@@ -202,12 +229,18 @@ def _watch(children: dict[int, str], stop: list[int], logs: Path) -> str | None:
         readable, _, _ = select.select(watched, [], [], 0.2)
         if readable and not os.read(sys.stdin.fileno(), 1024):
             return None
-        pid, _ = os.waitpid(-1, os.WNOHANG)
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if children.get(pid) == MLFLOW:
             del children[pid]
             again = time.monotonic() + 5.0
         elif pid in children:
-            return children.pop(pid)
+            name, now = children.pop(pid), time.monotonic()
+            killed = [moment for moment in killed if now - moment < _WHILE]
+            if not restart or not os.WIFSIGNALED(status) or len(killed) >= _AGAIN:
+                return name
+            killed.append(now)
+            _sweep(children)
+            children[_start(name, logs, True, "ab")] = name
     return None
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import jwt
+import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -400,3 +401,26 @@ def test_log_text_is_dropped_and_a_shut_out_site_stays_out(hostile: Hostile) -> 
     hostile.airflow.sites.remove("site-a")
     gone = hostile.ask(*beat, json={**WORKER, "state": "idle"})
     assert (gone.status_code, gone.json()["reason"]) == (401, "unknown-site")
+
+
+def test_an_api_server_that_was_killed_comes_back_with_its_guard(hostile: Hostile) -> None:
+    """By itself, and with nothing left of the one before; jobs and members are as they were."""
+    airflow, hello = hostile.airflow, "/exchange/hello"
+    launcher = psutil.Process(airflow._process.pid)  # type: ignore[union-attr]
+    (server,) = launcher.children()
+    server.kill()
+    server.wait(10)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        token = site_token("site-b", hostile.keys["site-b"], "GET", hello)
+        try:
+            answer = hostile.ask("GET", hello, token=token)
+            break
+        except httpx.TransportError:
+            time.sleep(0.2)
+    assert answer.json()["site"] == "site-b"
+    assert launcher.children() != [server]
+    assert len(launcher.children()) == 1
+    jobs = dict(hostile.rows("select task_id, state from edge_job"))
+    assert jobs[THEIRS] == "running"
+    assert hostile.ask("GET", "/api/v2/variables", token=token).json()["reason"] == "closed"
