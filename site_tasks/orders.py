@@ -1,7 +1,8 @@
-"""A site acts upon what its coordinator signed: the run that was opened, and each global model."""
+"""A site acts upon what its coordinator signed: the run, the agreed schema, and each global model."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from folkmoot.errors import ProtocolError
@@ -12,7 +13,7 @@ from folkmoot.wire import digest
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
 
-__all__ = ["check_run", "read", "take_for_given"]
+__all__ = ["check_run", "check_schema", "read", "take_for_given"]
 
 
 def check_run(context: RunContext) -> None:
@@ -25,6 +26,29 @@ def check_run(context: RunContext) -> None:
     """
     if context.roster.coordinator is not None and _name(context, keys.RUN) not in context.cache:
         read(context, keys.RUN)
+
+
+def check_schema(context: RunContext) -> None:
+    """Refuse levels of generalisation that the coordinator did not sign; once per process.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.signature``.
+    """
+    settings = context.params.anonymisation
+    if settings.recoding != "agreed" or settings.settled is None:
+        return
+    if _name(context, keys.SCHEMA) in context.cache:
+        return
+    signed = json.loads(read(context, keys.SCHEMA))
+    if signed["levels"] != settings.settled:  # what was read before the signature was looked at
+        context.cache.pop(_name(context, keys.SCHEMA), None)
+        raise ProtocolError(
+            "protocol.signature",
+            f"{keys.SCHEMA} of run {context.run} changed while it was read.",
+            "Find out who published it; the site did nothing with it.",
+        )
 
 
 def take_for_given(context: RunContext) -> None:

@@ -33,6 +33,7 @@ from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import ReleasedUpdate, Statistics
 from folkmoot.wire import canonical_json
+from pipelines.coordinator import orders
 from pipelines.coordinator.aggregate.secure_sum import gather
 from pipelines.coordinator.collect import Collected, collect
 
@@ -86,7 +87,7 @@ def settle(step: Step, context: RunContext) -> list[ArtifactRef]:
         "left_out": list(choice.left_out),
         "missing": {**collected.missing, **dict.fromkeys(choice.left_out, "round.schema")},
     }
-    return [context.store.put(context.key(keys.SCHEMA), canonical_json(values))]
+    return [orders.publish(context, keys.SCHEMA, canonical_json(values))]
 
 
 def _single(step: Step, context: RunContext, lattice: SchemaLattice) -> tuple[Collected, Choice]:

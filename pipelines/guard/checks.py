@@ -193,7 +193,7 @@ async def prefix(request: Request) -> Refusal | None:
 #: What the coordinator publishes for all sites of a run.
 _PUBLISHED = re.compile(
     r"run\.json(?:\.signature)?|final/result\.json(?:\.signature)?|secure/(?:keys|members)\.json"
-    r"|round-000/schema\.json|round-\d{3,6}/(?:model|record\.json)(?:\.signature)?"
+    r"|round-000/schema\.json(?:\.signature)?|round-\d{3,6}/(?:model|record\.json)(?:\.signature)?"
     r"|(?:round-\d{3,6}|agree|final)/(?:survivors\.json(?:\.signature)?|total)"
 )
 #: What a site publishes, but for its name.

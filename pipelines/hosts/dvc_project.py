@@ -357,7 +357,7 @@ class Project:
             "one schema: the levels of least summed loss that all sites satisfy",
             [*said.values(), *public],
             ("anonymisation", "federation.quorum"),
-            [self.stored(keys.SCHEMA)],
+            self._schema(),
         )
         return stages
 
@@ -370,8 +370,11 @@ class Project:
             "set-up of secure sums; one schema: the levels of least summed loss",
             [*watched, *public],
             _SETUP,
-            [self.stored(keys.SCHEMA), self.stored(keys.SECURE_KEYS).parent],
+            [*self._schema(), self.stored(keys.SECURE_KEYS).parent],
         )
+
+    def _schema(self) -> list[Path]:
+        return [self.stored(keys.SCHEMA), self.stored(signature_key(keys.SCHEMA))]
 
     def _stage(
         self,

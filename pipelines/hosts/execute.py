@@ -125,7 +125,9 @@ def execute(step: Step, context: RunContext) -> list[ArtifactRef]:
     body: Body = getattr(importlib.import_module(module), function)
     if step.place == COORDINATOR:
         return body(step, context)
+    from site_tasks import orders
     from site_tasks.border import border  # the site's own guard
 
     with border(step, context):
+        orders.check_schema(context)
         return body(step, context)

@@ -90,7 +90,8 @@ def test_under_masks_one_stage_settles_and_sets_up(project_of: Any) -> None:
     rendered = stages(project_of(values))
     assert not [name for name in rendered if name.startswith("agree")]
     run = ".folkmoot/exchange/demo/runs/dvc"
-    assert rendered["settle"]["outs"] == [f"{run}/round-000/schema.json", f"{run}/secure"]
+    schema = f"{run}/round-000/schema.json"
+    assert rendered["settle"]["outs"] == [schema, f"{schema}.signature", f"{run}/secure"]
     assert f"{run}/secure" in rendered["initialise"]["deps"]
     assert f"{run}/secure" not in rendered["initialise"]["outs"]
     assert {"anonymisation", "aggregation"} <= {*rendered["settle"]["params"]}

@@ -14,7 +14,7 @@ from folkmoot.errors import FolkmootError, ProtocolError
 from folkmoot.identity import verify
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import RunContext, keys
-from folkmoot.wire import decode
+from folkmoot.wire import canonical_json, decode
 from pipelines.coordinator.open_round import load_json
 from pipelines.hosts.embedded import run
 from pipelines.hosts.execute import open_context, store_of
@@ -112,6 +112,25 @@ def test_a_coordinator_that_publishes_other_levels(workspace_of: Workspace, leve
     store.put(f"demo/runs/forged/{keys.SCHEMA}", f'{{"levels": {levels}}}'.encode())
     with pytest.raises(ProtocolError, match="does not hold levels"):
         run(settings, run="forged", workspace=workspace)
+
+
+def test_a_site_uses_no_levels_that_its_coordinator_did_not_sign(workspace_of: Workspace) -> None:
+    """Who can write to the exchange store could have every site publish finer cells."""
+    settings = params()
+    workspace = workspace_of(settings)
+    run(settings, run="one", workspace=workspace)
+    lattice = SchemaLattice.of(contract_for(settings), settings.anonymisation)
+    finest = canonical_json({"levels": lattice.levels(0), "missing": {}})
+    store = store_of(settings, workspace)
+    store.put(f"demo/runs/forged/{keys.SCHEMA}", finest)
+    with pytest.raises(FolkmootError, match="is not what the federation's coordinator signed"):
+        run(settings, run="forged", workspace=workspace)
+    # An order of another run is none for this one.
+    signed = store.get(f"demo/runs/one/{keys.SCHEMA}.signature")
+    store.put(f"demo/runs/again/{keys.SCHEMA}", store.get(f"demo/runs/one/{keys.SCHEMA}"))
+    store.put(f"demo/runs/again/{keys.SCHEMA}.signature", signed)
+    with pytest.raises(FolkmootError, match="is not what the federation's coordinator signed"):
+        run(settings, run="again", workspace=workspace)
 
 
 def test_under_masks_the_coordinator_sees_sums_alone(workspace_of: Workspace) -> None:
