@@ -79,6 +79,7 @@ CODES: dict[str, str] = {
     "round.quorum": "Fewer sites than the quorum contributed to a round.",
     "round.diverged": "The global model is no longer finite.",
     "round.busy": "Another run of this federation is in progress.",
+    "round.maintenance": "The coordinator is in maintenance and opens no run.",
     "round.schema": "The sites cannot settle on levels of generalisation within their limits.",
     "round.site-failed": "A site's task failed; the traceback stays at the site.",
     "round.tree": "A site that had no part in the root of a tree waits for the next one.",

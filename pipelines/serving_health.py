@@ -18,6 +18,7 @@ from typing import Any
 from folkmoot.errors import FolkmootError
 from folkmoot.findings import Finding, found
 from folkmoot.params import Params
+from pipelines.coordinator import lock
 from pipelines.hosts.airflow_coordinator import Coordinator
 from pipelines.hosts.database import check_database, shown
 from pipelines.hosts.server_settings import ServerSettings, load_settings, settings_file
@@ -70,6 +71,14 @@ def check_serving(params: Params, workspace: Path) -> Iterator[Finding]:
         yield Finding("coordinator", "fault", error.message, error.remedy)
         return
     yield Finding("coordinator", "ok", f"{settings_file(workspace)} is valid")
+    note = lock.maintenance(workspace)
+    if note is not None:
+        yield Finding(
+            "maintenance",
+            "warning",
+            f"No run is opened{f': {note}' if note else ''}.",
+            "folkmoot coordinator maintenance off",
+        )
     for name in ("database", "mlflow_database"):
         url = settings.database_url(name)
         if url is not None:

@@ -23,6 +23,7 @@ from folkmoot.cli import (
     site,
     standing,
     statistics,
+    upkeep,
 )
 
 __all__ = ["app"]
@@ -60,6 +61,8 @@ app.add_typer(data.app, name="data")
 standing.register(site.app)
 remote.register(site.app)
 consent.register(site.app)
+upkeep.register_site(site.app)
+upkeep.register(coordinator.app)
 app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(roster.app, name="roster")

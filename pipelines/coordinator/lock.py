@@ -13,12 +13,35 @@ from typing import Any
 
 from folkmoot.errors import RoundError
 
-__all__ = ["acquire", "folder", "holder", "release", "touch"]
+__all__ = ["acquire", "folder", "holder", "maintain", "maintenance", "release", "touch"]
 
 
 def folder(workspace: Path, federation: str) -> Path:
     """The coordinator's own folder for a federation."""
     return workspace / "coordinator" / federation
+
+
+def maintenance(workspace: Path) -> str | None:
+    """The note of a maintenance that is going on, or None."""
+    try:
+        values = json.loads((workspace / "coordinator" / "maintenance.json").read_bytes())
+        return str(values.get("note", ""))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError):
+        return "its file is damaged"
+
+
+def maintain(workspace: Path, on: bool, note: str = "") -> None:
+    """Open no further run, or open runs again; a run in progress goes on to its end."""
+    path = workspace / "coordinator" / "maintenance.json"
+    if not on:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"since": int(time.time()), "note": note}), encoding="utf-8")
+    os.replace(part, path)
 
 
 def acquire(workspace: Path, federation: str, run: str, host: str, patience: float) -> None:
@@ -36,11 +59,18 @@ def acquire(workspace: Path, federation: str, run: str, host: str, patience: flo
     Raises
     ------
     RoundError
-        ``round.busy`` while another run is alive.
+        ``round.busy`` while another run is alive; ``round.maintenance``.
     """
     home = folder(workspace, federation)
     with _exclusive(home):
         active = _read(home)
+        note = maintenance(workspace)
+        if note is not None and (active is None or active["run"] != run):
+            raise RoundError(
+                "round.maintenance",
+                f"The coordinator is in maintenance and opens no run{f': {note}' if note else ''}.",
+                "Wait, or end it: folkmoot coordinator maintenance off",
+            )
         if active is not None and active["run"] != run and _alive(home, active, patience):
             raise RoundError(
                 "round.busy",

@@ -67,7 +67,7 @@ class CoordinatorTask(ProjectTask):
 class OpenRun(CoordinatorTask):
     """Fix params, contract and roster of a run under its name; wait while another run goes on."""
 
-    patient = frozenset({"round.busy"})
+    patient = frozenset({"round.busy", "round.maintenance"})
 
     def __init__(self, *, form: Mapping[str, str], rounds: int, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -1,0 +1,189 @@
+"""Backups come back whole, old ledgers are found out, and cleaning keeps what answers need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from folkmoot.errors import FolkmootError, RoundError
+from folkmoot.exchange import ExchangeStore
+from folkmoot.params import parse_params
+from pipelines import backup as backups
+from pipelines.coordinator import lock
+from pipelines.coordinator.retention import clean
+from pipelines.hosts.embedded import run as train
+from pipelines.hosts.server_settings import load_settings
+from site_tasks import anchor
+from site_tasks import backup as site_backups
+from site_tasks.home import SiteHome
+from site_tasks.release import open_ledger
+from tests.conftest import copy_workspace
+
+from .conftest import Postgres
+
+PARAMS = parse_params(
+    {},
+    [
+        *("federation.sites=[site-a,site-b]", "data.recipe=synthetic", "data.rows=200"),
+        *("data.columns=4", "model.linear.rounds=2", "tracking.enabled=false"),
+    ],
+)
+
+
+@pytest.fixture
+def workspace(prototype: Any, tmp_path: Path) -> Path:
+    return copy_workspace(prototype(PARAMS), tmp_path / "w")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.endswith(".lock")
+    }
+
+
+def test_a_coordinator_comes_back_with_the_same_bytes(workspace: Path, tmp_path: Path) -> None:
+    train(PARAMS, run="r", workspace=workspace)
+    load_settings(workspace, {"url": "https://c.example:8443"})
+    (workspace / "airflow").mkdir()
+    with closing(sqlite3.connect(workspace / "airflow" / "airflow.db")) as database:
+        database.execute("pragma journal_mode=wal")
+        database.execute("create table t (x)")
+        database.execute("insert into t values (7)")
+        database.commit()
+        target = tmp_path / "backup.tar.gz"
+        backups.backup(PARAMS, workspace, target)  # while it is open, with its log unmerged
+    assert target.stat().st_mode & 0o077 == 0
+    other = tmp_path / "other"
+    backups.restore(target, other)
+    for name in ("coordinator", "exchange"):
+        assert files(other / name) == files(workspace / name), name
+    with closing(sqlite3.connect(other / "airflow" / "airflow.db")) as database:
+        assert database.execute("select x from t").fetchall() == [(7,)]
+    with pytest.raises(FolkmootError, match="holds a coordinator"):
+        backups.restore(target, other)
+    # Damaged: nothing is put in place.
+    damaged = tmp_path / "damaged.tar.gz"
+    data = bytearray(target.read_bytes())
+    data[len(data) // 2] ^= 255
+    damaged.write_bytes(data)
+    with pytest.raises(FolkmootError) as error:
+        backups.restore(damaged, tmp_path / "third")
+    assert error.value.code == "protocol.digest"
+    assert list((tmp_path / "third").iterdir()) == []
+
+
+def test_databases_on_postgresql_come_back(postgres: Postgres, tmp_path: Path) -> None:
+    if shutil.which("pg_dump") is None:
+        pytest.skip("pg_dump is not installed: apt-get install postgresql-client")
+    import psycopg2
+
+    postgres.make("kept")
+    login = {"host": "127.0.0.1", "port": postgres.port, "user": postgres.user}
+    login |= {"password": postgres.password, "dbname": "kept"}
+
+    def ask(*statements: str) -> list[Any]:
+        connection = psycopg2.connect(**login)
+        with connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            found = cursor.fetchall() if cursor.description else []
+        connection.close()
+        return found
+
+    ask("create table t (x int)", "insert into t values (7)")
+    load_settings(tmp_path / "w", {"database": postgres.url("kept")})
+    target = tmp_path / "backup.tar.gz"
+    backups.backup(PARAMS, tmp_path / "w", target)
+    ask("update t set x = 8", "create table later (y int)")
+    told = backups.restore(target, tmp_path / "again")
+    assert told[-1].endswith("/kept") or any(line.endswith("/kept") for line in told)
+    assert ask("select x from t") == [(7,)]
+    assert not [line for line in told if postgres.password in line]
+
+
+def test_an_older_ledger_that_was_brought_back_is_found_out(
+    workspace: Path, tmp_path: Path
+) -> None:
+    train(PARAMS, run="first", workspace=workspace)
+    home = SiteHome.find("site-a", workspace)
+    target = tmp_path / "site-a.tar.gz"
+    site_backups.backup(home, target)
+    number, chain = open_ledger(home).head()
+    back = site_backups.restore(target, tmp_path / "back")
+    assert open_ledger(back).head() == (number, chain)
+    assert back.key().private_bytes_raw() == home.key().private_bytes_raw()
+    assert (back.root / "site.toml").stat().st_mode & 0o077 == 0
+    assert not (back.root / "data" / "dataset.parquet").exists(), "rows are in the DVC remote"
+    train(parse_params({}, _other()), run="second", workspace=workspace)
+    later = open_ledger(SiteHome.find("site-a", workspace)).head()
+    assert later[0] > number
+    anchor.hold("site-a", open_ledger(home), {"site-a": later})
+    with pytest.raises(FolkmootError, match="rewound or copied"):
+        anchor.hold("site-a", open_ledger(back), {"site-a": later})
+    with pytest.raises(FolkmootError, match="exists"):
+        site_backups.restore(target, tmp_path / "back")
+    target.write_bytes(target.read_bytes()[:-100])
+    with pytest.raises(FolkmootError, match="no whole backup"):
+        site_backups.restore(target, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def _other() -> list[str]:
+    values = PARAMS.model_dump(mode="json")
+    sites = ",".join(values["federation"]["sites"])
+    return [
+        *(f"federation.sites=[{sites}]", "data.recipe=synthetic", "data.rows=200"),
+        *("data.columns=4", "model.linear.rounds=3", "tracking.enabled=false"),
+    ]
+
+
+def test_cleaning_keeps_what_says_where_a_model_came_from(workspace: Path) -> None:
+    train(PARAMS, run="old", workspace=workspace)
+    store = ExchangeStore(workspace / "exchange")
+    runs = workspace / "exchange" / "demo" / "runs"
+    shutil.copytree(runs / "old", runs / "new")
+    shutil.copytree(runs / "old", runs / "stopped")
+    (runs / "stopped" / "final" / "result.json").unlink()
+    for name in ("old", "stopped"):
+        for path in (runs / name).rglob("*"):
+            os.utime(path, (time.time() - 40 * 86400,) * 2)
+    before = files(workspace / "exchange")
+    counted = clean(store, workspace, "demo", 30, dry=True)
+    assert files(workspace / "exchange") == before
+    done = clean(store, workspace, "demo", 30)
+    assert done == counted
+    assert done.runs == ("old",)
+    left = {name for name in files(runs / "old") if not name.endswith(".signature")}
+    models = {name for name in left if name.endswith("/model")}
+    assert left == {
+        *("run.json", "final/result.json", "round-001/record.json", "round-002/record.json"),
+        *models,
+    }
+    assert models == {"round-002/model"}
+    after = files(workspace / "exchange")
+    gone = {name.split("/")[2] for name in before.keys() - after.keys()}
+    assert gone == {"old"}, "new, stopped and anchors are whole"
+    assert clean(store, workspace, "demo", 30).files == 0
+    assert clean(store, workspace, "demo", 30, unfinished=True).runs == ("stopped",)
+    assert not (runs / "stopped").exists()
+
+
+def test_no_run_is_opened_in_maintenance_and_a_run_goes_on(tmp_path: Path) -> None:
+    lock.acquire(tmp_path, "demo", "going", "airflow", 60.0)
+    lock.maintain(tmp_path, True, "upgrade until noon")
+    lock.acquire(tmp_path, "demo", "going", "airflow", 60.0)
+    lock.release(tmp_path, "demo", "going")
+    with pytest.raises(RoundError, match="upgrade until noon") as error:
+        lock.acquire(tmp_path, "demo", "next", "embedded", 60.0)
+    assert error.value.code == "round.maintenance"
+    lock.maintain(tmp_path, False)
+    lock.acquire(tmp_path, "demo", "next", "embedded", 60.0)
