@@ -79,8 +79,11 @@ async def worker_facts(request: Request) -> Refusal | None:
     body = _object(request.body)
     said = _object(body.get("sysinfo"))
     comment = body.get("maintenance_comments")
-    if set(said) - _SYSINFO or not all(_plain(value) for value in said.values()):
+    version = str(said.get("python_version", "")).replace("\n", " ", 1)  # which has two lines
+    if set(said) - _SYSINFO or not all(map(_plain, {**said, "python_version": version}.values())):
         return _no("worker-facts")
+    if isinstance(comment, str):  # Airflow's own has lines; it is shown and goes to no log
+        comment = comment.replace("\n", " ")
     return None if comment is None or _plain(comment) else _no("worker-facts")
 
 
@@ -271,7 +274,7 @@ def _plain(value: Any) -> bool:
     """A number, or a short printable line."""
     if isinstance(value, int | float) or value is None:
         return True
-    return isinstance(value, str) and len(value) <= 500 and value.replace("\n", " ").isprintable()
+    return isinstance(value, str) and len(value) <= 500 and value.isprintable()
 
 
 def _reference(value: Any) -> bool:

@@ -24,7 +24,12 @@ STATE = {
     "state": "idle",
     "jobs_active": 0,
     "queues": ["site-site-a"],
-    "sysinfo": {"airflow_version": "3.3.2", "concurrency": 1, "status": 20},
+    "sysinfo": {
+        "airflow_version": "3.3.2",
+        "concurrency": 1,
+        "status": 20,
+        "python_version": "3.11.7 (main)\n[GCC 12]",
+    },
 }
 FETCH = {"queues": ["site-site-a"], "free_concurrency": 1, "supports_task_instance_uuid": True}
 REF = {"key": "demo/runs/run-1/round-001/update-site-a", "digest": "0" * 64, "size": 3}
@@ -35,6 +40,7 @@ HOST = {"state": "running", "hostname": "site-a", "unixname": "worker", "pid": 7
 ALLOWED: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/edge_worker/v1/worker/site-a", {"site": "site-a", "json": STATE}),
     ("PATCH", "/edge_worker/v1/worker/site-a.2", {"site": "site-a", "json": STATE}),
+    ("PATCH", "/edge_worker/v1/worker/site-a", {"site": "site-a", "json": {**STATE, "maintenance_comments": "admin put node into maintenance\nComment: disk"}}),
     ("POST", "/edge_worker/v1/jobs/fetch/site-a", {"site": "site-a", "json": FETCH}),
     ("PATCH", f"/edge_worker/v1/jobs/state/{JOB_A}/success", {"site": "site-a", "json": {}}),
     ("GET", f"/edge_worker/v1/logs/logfile_path/{JOB_A}", {"site": "site-a"}),
@@ -89,7 +95,10 @@ ATTACKS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("log-push", "POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_data": "Anna"}}),
     ("own-task", "PATCH", f"/execution/task-instances/{TI_B}/state", {"task": TI_A, "json": {"state": "success"}}),
     ("own-task", "PATCH", f"/execution/task-instances/{TI_B}/run", {"task": TI_A, "json": HOST}),
-    ("task-host", "PATCH", f"/execution/task-instances/{TI_A}/run", {"task": TI_A, "json": {**HOST, "hostname": "a\n2026 root login"* 40}}),
+    ("task-host", "PATCH", f"/execution/task-instances/{TI_A}/run", {"task": TI_A, "json": {**HOST, "hostname": "a\n2026-01-01 [info] root logged in"}}),
+    ("task-host", "PATCH", f"/execution/task-instances/{TI_A}/run", {"task": TI_A, "json": {**HOST, "unixname": "a" * 501}}),
+    ("worker-facts", "PATCH", "/edge_worker/v1/worker/site-a", {"site": "site-a", "json": {**STATE, "sysinfo": {"status_text": "a\n2026-01-01 [info] forged"}}}),
+    ("worker-facts", "PATCH", "/edge_worker/v1/worker/site-a", {"site": "site-a", "json": {**STATE, "sysinfo": {"python_version": "3.11\n[GCC]\nforged"}}}),
     ("task-outcome", "PATCH", f"/execution/task-instances/{TI_A}/state", {"task": TI_A, "json": {"state": "deferred", "classpath": "os.system"}}),
     ("task-outcome", "PATCH", f"/execution/task-instances/{TI_A}/state", {"task": TI_A, "json": {"state": "success", "task_outlets": [{"name": "demo/site-b"}]}}),
     ("task-outcome", "PATCH", f"/execution/task-instances/{TI_A}/state", {"task": TI_A, "json": {"state": "up_for_retry", "retry_reason": "Anna"}}),
