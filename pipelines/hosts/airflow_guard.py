@@ -48,6 +48,7 @@ class DatabaseJobs:
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._subjects: OrderedDict[str, tuple[str, float]] = OrderedDict()
         # With the requests of `Limits.inside`, fewer than the pool has connections.
+        self._asking = asyncio.Semaphore(4)
 
     async def subject(self, token: str) -> str | None:
         """Id of the task instance that the coordinator signed the token for."""
@@ -65,7 +66,8 @@ class DatabaseJobs:
     async def task(self, identity: str) -> Task | None:
         """The task instance of an id."""
         if identity not in self._tasks:
-            found = await asyncio.to_thread(self._task, identity)
+            async with self._asking:
+                found = await asyncio.to_thread(self._task, identity)
             if found is None:
                 return None
             _keep(self._tasks, identity, found)
@@ -73,7 +75,8 @@ class DatabaseJobs:
 
     async def job(self, dag: str, task: str, run: str, attempt: int, index: int) -> Job | None:
         """The edge executor's job."""
-        return await asyncio.to_thread(self._job, dag, task, run, attempt, index)
+        async with self._asking:
+            return await asyncio.to_thread(self._job, dag, task, run, attempt, index)
 
     @staticmethod
     def _task(identity: str) -> Task | None:
