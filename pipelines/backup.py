@@ -26,8 +26,9 @@ from pipelines.hosts.server_settings import load_settings
 __all__ = ["backup", "restore"]
 
 MANIFEST = "manifest.json"
-#: Made anew at every start, or of one machine alone.
+#: Made anew at every start, of one machine alone, or (invitations) good for once.
 _LEFT_OUT = {
+    "invitations.json",
     "services.lock",
     "airflow.cfg",
     "database-version",

@@ -53,7 +53,7 @@ def check_coordinator(params: Params, workspace: Path) -> Iterator[Finding]:
     yield _workspace(workspace)
     yield found("roster", lambda: _roster(params, workspace))
     yield found("exchange store", lambda: _exchange(params, workspace))
-    yield _tracking(params)
+    yield _tracking(params, workspace)
     yield _airflow(workspace)
 
 
@@ -153,10 +153,15 @@ def _exchange(params: Params, workspace: Path) -> str:
     return f"{_without_password(store.url)} answers"
 
 
-def _tracking(params: Params) -> Finding:
+def _tracking(params: Params, workspace: Path) -> Finding:
     what, uri = "MLflow", params.tracking.uri
     if not params.tracking.enabled:
         return Finding(what, "skipped", "tracking.enabled is false")
+    own = found(what, lambda: _login(workspace))
+    if own.state == "fault":
+        return own
+    if uri is None and own.detail:
+        return Finding(what, "ok", f"{own.detail}, as coordinator/mlflow.toml says")
     if uri is None or urlsplit(uri).scheme not in {"http", "https"}:
         return Finding(
             what, "ok", "SQLite file of the workspace" if uri is None else "a local file"
@@ -177,6 +182,14 @@ def _tracking(params: Params) -> Finding:
         f"{shown} does not answer; rounds would go on, and tracking catch up later.",
         "Start the server, or correct tracking.uri.",
     )
+
+
+def _login(workspace: Path) -> str:
+    """The server that a login is kept for, or nothing."""
+    from pipelines.coordinator.mlflow_access import Access
+
+    access = Access.load(workspace)
+    return "" if access is None else _without_password(access.uri)
 
 
 def _airflow(workspace: Path) -> Finding:

@@ -53,6 +53,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_coordinator_comes_back_with_the_same_bytes(workspace: Path, tmp_path: Path) -> None:
     train(PARAMS, run="r", workspace=workspace)
     load_settings(workspace, {"url": "https://c.example:8443"})
+    invitations = workspace / "coordinator" / "invitations.json"
+    invitations.write_text("{}")
     (workspace / "airflow").mkdir()
     with closing(sqlite3.connect(workspace / "airflow" / "airflow.db")) as database:
         database.execute("pragma journal_mode=wal")
@@ -64,6 +66,8 @@ def test_a_coordinator_comes_back_with_the_same_bytes(workspace: Path, tmp_path:
     assert target.stat().st_mode & 0o077 == 0
     other = tmp_path / "other"
     backups.restore(target, other)
+    assert not (other / "coordinator" / "invitations.json").exists(), "they count once"
+    invitations.unlink()
     for name in ("coordinator", "exchange"):
         assert files(other / name) == files(workspace / name), name
     with closing(sqlite3.connect(other / "airflow" / "airflow.db")) as database:
