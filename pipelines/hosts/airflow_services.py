@@ -24,10 +24,17 @@ from typing import IO
 from folkmoot.errors import ConfigError, TransientError
 from pipelines.hosts.airflow_api import Client
 
-__all__ = ["Services", "free_port"]
+__all__ = ["PATIENT", "Services", "free_port"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 USER = "admin"
+#: ``[workers]``: a task outlives an API server that is started again, or a line that is cut for a
+#: minute; Airflow's own defaults end it after seconds.
+PATIENT = {
+    "execution_api_retries": "15",
+    "execution_api_retry_wait_max": "8",
+    "max_failed_heartbeats": "20",
+}
 
 
 def free_port(preferred: int) -> int:
@@ -270,7 +277,7 @@ class Services(Client):
                 "scheduler_idle_sleep_time": "0.1" if self._eager else "1",
                 "task_instance_heartbeat_timeout": "60",
             },
-            "workers": {"min_heartbeat_interval": "1", "execution_api_timeout": "30"},
+            "workers": {"min_heartbeat_interval": "1", "execution_api_timeout": "30", **PATIENT},
             "dag_processor": {"refresh_interval": "30"},
             "api": {
                 "host": "127.0.0.1",

@@ -22,7 +22,7 @@ import yaml
 
 from folkmoot.errors import ConfigError, TransientError
 from folkmoot.identity.visit import VARIABLE, Visit
-from pipelines.hosts.airflow_services import PROJECT
+from pipelines.hosts.airflow_services import PATIENT, PROJECT
 from site_tasks.home import SiteHome
 from site_tasks.join import coordinator_file
 
@@ -60,7 +60,7 @@ def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
             "worker_concurrency": str(concurrency),
         },
         "logging": {"base_log_folder": str(folder / "logs"), "remote_logging": "False"},
-        "workers": {"min_heartbeat_interval": "1", "execution_api_timeout": "30"},
+        "workers": {"min_heartbeat_interval": "1", "execution_api_timeout": "30", **PATIENT},
         "usage_data_collection": {"enabled": "False"},
     }
     if visit.authorities is not None:
