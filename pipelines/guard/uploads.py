@@ -31,6 +31,8 @@ _BATCH = 1 << 20
 _KEPT = 7 * 86400.0
 #: What a site's unfinished uploads may take together, in artefacts of the largest size.
 _UNFINISHED = 2
+#: Uploads of one site at the same time; each may hold two batches in memory.
+_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Progress:
 class _Line:
     """A request that appends to a file at this moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int) -> None:
+        self.total = total
         self.over = asyncio.Event()
         self.ousted = False
         self.limit = asyncio.timeout(IDLE)
@@ -147,7 +150,7 @@ class Uploads:
         while (before := self._lines.get(part)) is not None:
             before.cut()
             await before.over.wait()
-        line = self._lines[part] = _Line()
+        line = self._lines[part] = _Line(total)
         try:
             return await self._append(part, offset, total, stream, line)
         except OSError as error:
@@ -161,7 +164,10 @@ class Uploads:
     async def _append(
         self, part: Path, offset: int, total: int, stream: AsyncIterator[bytes], line: _Line
     ) -> Progress:
-        others = await asyncio.to_thread(_prepare, part)
+        besides = [x.total for p, x in self._lines.items() if p.parent == part.parent and p != part]
+        if len(besides) >= _LINES:
+            return Progress(offset, fault="unfinished")
+        others = sum(besides) + await asyncio.to_thread(_prepare, part)
         have = part.stat().st_size if part.exists() else 0
         if have != offset:
             return Progress(have, fault="upload-offset")

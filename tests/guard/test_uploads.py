@@ -87,6 +87,28 @@ def test_a_site_cannot_fill_the_disk_with_beginnings(part: tuple[Uploads, Path])
     assert asyncio.run(uploads.append(elsewhere, 0, len(DATA), line(DATA))).digest == DIGEST
 
 
+def test_a_site_has_so_many_lines_and_promises_count(tmp_path: Path) -> None:
+    """What is announced counts at once: it would all come together else."""
+
+    async def run(total: int, largest: int) -> list[str | None]:
+        uploads = Uploads(tmp_path / str(total), largest)
+        files = [uploads.path("site-a", f"key-{n}", DIGEST) for n in range(module._LINES + 1)]
+        lines = [
+            asyncio.create_task(uploads.append(file, 0, total, line(b"a", silent=True)))
+            for file in files[:-1]
+        ]
+        await asyncio.sleep(0.2)
+        faults = [t.result().fault for t in lines if t.done()]
+        last = await uploads.append(files[-1], 0, total, line(b"a"))
+        for silent in list(uploads._lines.values()):
+            silent.cut()
+        await asyncio.gather(*lines)
+        return [*faults, last.fault]
+
+    assert asyncio.run(run(10, 1000)) == ["unfinished"]  # one line too many
+    assert asyncio.run(run(600, 1000)).count("unfinished") >= module._LINES - 2
+
+
 def test_a_full_disk_is_told_and_frees_what_it_took(
     part: tuple[Uploads, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
