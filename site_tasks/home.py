@@ -91,6 +91,7 @@ class SiteHome:
         federations: Sequence[str] = (),
         permissions: Permissions | None = None,
         simulated: bool = False,
+        locked: bool = False,
     ) -> SiteHome:
         """Make a site: git and DVC repository, DVC remote, keys, ``site.toml``.
 
@@ -110,11 +111,14 @@ class SiteHome:
             All permissions; ``federations`` are added to them.
         simulated : bool
             Whether a recipe may replace the dataset.
+        locked : bool
+            Whether the signing key is encrypted from the start (:mod:`folkmoot.identity.keys`).
 
         Raises
         ------
         ConfigError
-            Where the folder already is a site, or name or permissions are faulty.
+            Where the folder already is a site, or name or permissions are faulty;
+            ``config.passphrase`` where the key is to be encrypted and no passphrase is given.
         """
         from site_tasks.storage import init_repository
 
@@ -132,7 +136,7 @@ class SiteHome:
             (root / folder).chmod(0o700)
         (root / settings.dataset.path).parent.mkdir(parents=True, exist_ok=True)
         key = root / "private" / "signing.key"
-        signing = load_key(key) if key.exists() else new_key(key)
+        signing = load_key(key) if key.exists() else new_key(key, encrypted=locked)
         _new_secret(root / "private" / "secret.key")
         public = tomli_w.dumps({"name": name, "key": public_text(signing)})
         (root / "public.toml").write_text(public, encoding="utf-8")

@@ -61,6 +61,13 @@ def init(
     minimum_sites: Annotated[
         int, typer.Option(help="Fewest sites in a federation to take part.")
     ] = 2,
+    locked: Annotated[
+        bool,
+        typer.Option(
+            "--locked",
+            help="Encrypt the signing key from the start, with the passphrase of `site lock`.",
+        ),
+    ] = False,
     workspace: Workspace = None,
 ) -> None:
     """Make a site: its folder, git and DVC repository, keys and permissions.
@@ -93,7 +100,7 @@ def init(
     if remote is not None and "://" not in remote:
         remote = str(Path(remote).absolute())
     root = folder or workspace_of(workspace) / "sites" / site
-    home = SiteHome.create(root, site, remote=remote, permissions=permissions)
+    home = SiteHome.create(root, site, remote=remote, permissions=permissions, locked=locked)
     typer.echo(f"Site {site} is at {home.root}.")
     if data is not None:
         version = _add(home, data, contract, "Add the dataset")
