@@ -95,17 +95,7 @@ def test_a_token_opens_the_key(path: Path, tmp_path: Path, monkeypatch: pytest.M
     login = ["--login", "--pin", "env:PIN", "--id", "01"]
     made, fresh = tmp_path / "token.der", ["--so-pin", "1234", "--pin", "987654"]
     for command in (
-        [
-            "softhsm2-util",
-            "--init-token",
-            "--free",
-            "--label",
-            "test",
-            "--so-pin",
-            "1234",
-            "--pin",
-            "987654",
-        ],
+        ["softhsm2-util", "--init-token", "--free", "--label", "test", *fresh],
         [*tool, *login, "--keypairgen", "--key-type", "rsa:2048", "--usage-decrypt"],
         [*tool, "--read-object", "--type", "pubkey", "--id", "01", "-o", str(made)],
     ):
