@@ -35,6 +35,10 @@ DTYPES = frozenset({"<f8", "<f4", "<i8", "<i4", "<u8", "<u4", "|u1", "|b1"})
 #: Largest header accepted, bytes.
 MAX_HEADER = 16 * 1024 * 1024
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
 Array = NDArray[Any]
 
 
@@ -59,9 +63,7 @@ class Artefact:
 
 def canonical_json(value: object) -> bytes:
     """Encode ``value`` as JSON with sorted keys, no spaces, UTF-8, finite numbers only."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(data: bytes | memoryview) -> str:

@@ -135,7 +135,7 @@ def counts_of(
     ]
     if not counts:  # a site may have training rows only
         counts = [metrics.count(task, [], np.zeros((0, max(1, classes))), classes, origin=origin)]
-    return Statistics(metrics.combine(counts))
+    return Statistics(counts[0] if len(counts) == 1 else metrics.combine(counts))
 
 
 def due(params: Params, round: int) -> bool:

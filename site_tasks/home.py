@@ -27,6 +27,8 @@ from site_tasks.settings import Permissions, SiteSettings, load_settings, save_s
 __all__ = ["SiteHome"]
 
 _IGNORED = "/site.toml\n/site.part\n/private/\n"
+#: Homes that were found, by absolute folder: every step of a site asks for its own.
+_found: dict[str, SiteHome] = {}
 
 
 class SiteHome:
@@ -45,7 +47,8 @@ class SiteHome:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
-        self.settings: SiteSettings = load_settings(self.root / "site.toml")
+        self._file = self.root / "site.toml"
+        self.settings: SiteSettings = load_settings(self._file)
         self.name: str = self.settings.name
 
     @staticmethod
@@ -61,22 +64,22 @@ class SiteHome:
             Where there is none, or the folder belongs to another site.
         """
         for own in filter(None, os.environ.get("FOLKMOOT_SITE_HOME", "").split(os.pathsep)):
-            home = SiteHome(Path(own))
+            home = _at(own)
             if home.name == site:
                 return home
-        root = Path(workspace) / "sites" / site
-        if not (root / "site.toml").exists():
+        root = os.path.join(workspace, "sites", site)
+        if not os.path.exists(os.path.join(root, "site.toml")):
             raise ConfigError(
                 "config.missing-file",
                 f"There is no folder of site {site}: {root} has no site.toml.",
                 f"Make it with `folkmoot site init {site}`, or name it in FOLKMOOT_SITE_HOME.",
                 site=site,
             )
-        home = SiteHome(root)
+        home = _at(root)
         if home.name != site:
             raise ConfigError(
                 "config.invalid",
-                f"{root / 'site.toml'} names another site than {site}.",
+                f"{os.path.join(root, 'site.toml')} names another site than {site}.",
                 "Correct its key name, or rename the folder.",
                 site=site,
             )
@@ -164,6 +167,15 @@ class SiteHome:
         return self.private / "ledger.sqlite"
 
     @cached_property
+    def _key(self) -> Path:
+        return self.private / "signing.key"
+
+    @cached_property
+    def roster(self) -> Path:
+        """The roster that the site accepted (``site_tasks.membership``)."""
+        return self.private / "roster.json"
+
+    @cached_property
     def releases(self) -> Path:
         """Folder of the bytes that were released."""
         return self.private / "releases"
@@ -203,13 +215,22 @@ class SiteHome:
     def key(self) -> Ed25519PrivateKey:
         """The site's signing key; raises `ConfigError` where it is missing or damaged."""
         try:
-            return load_key(self.private / "signing.key")
+            return load_key(self._key)
         except FolkmootError as error:
             error.site = self.name
             raise
 
     def __repr__(self) -> str:
         return f"SiteHome({self.name!r})"
+
+
+def _at(root: str) -> SiteHome:
+    """The home in a folder; one that was found before where its ``site.toml`` has not changed."""
+    place = root if os.path.isabs(root) else os.path.join(os.getcwd(), root)
+    home = _found.get(place)
+    if home is None or load_settings(home._file) is not home.settings:
+        home = _found[place] = SiteHome(Path(place))
+    return home
 
 
 def _settings(

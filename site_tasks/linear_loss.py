@@ -69,7 +69,11 @@ def predict(task: str, w: Floats, x: Floats) -> Floats:
 
 def gradient(task: str, w: Floats, x: Floats, y: NDArray[Any], weights: Floats | None) -> Floats:
     """Gradient of the summed loss, shape (K, d + 1); O(n · d · K)."""
-    slope = _slope(task, w, x, y)[1]
+    if task == "multiclass":
+        slope = _softmax(x @ w[:, :-1].T + w[:, -1])[0]
+        slope[np.arange(len(y)), y] -= 1.0
+    else:
+        slope = predict(task, w, x) - y
     if weights is not None:
         slope *= weights if slope.ndim == 1 else weights[:, None]
     return _outer(slope, x, w.shape)

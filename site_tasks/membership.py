@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import ProtocolError
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["accept", "accepted", "check"]
 
 #: What was read from a file that has not changed since: every step of a site asks for it.
-_read: dict[Path, tuple[tuple[int, ...], Roster]] = {}
+_read: dict[str, tuple[tuple[int, ...], Roster]] = {}
 
 
 def accept(home: SiteHome, roster: Roster) -> bool:
@@ -49,7 +48,7 @@ def accept(home: SiteHome, roster: Roster) -> bool:
             raise _refused(home, f"is not newer than version {before.version}, accepted before")
         if roster.version == before.version + 1 and roster.previous != before.digest():
             raise _refused(home, "does not follow the version that was accepted before")
-    path = _path(home)
+    path = home.roster
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -66,13 +65,13 @@ def accepted(home: SiteHome) -> Roster | None:
     ProtocolError
         ``protocol.roster`` where the file is damaged.
     """
-    path = _path(home)
+    path = str(home.roster)
     try:
-        found = path.stat()
+        found = os.stat(path)
         stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         if path in _read and _read[path][0] == stamp:
             return _read[path][1]
-        values: Mapping[str, Any] = json.loads(path.read_bytes())
+        values: Mapping[str, Any] = json.loads(home.roster.read_bytes())
         roster = Roster.from_dict(values)
     except FileNotFoundError:
         return None
@@ -106,10 +105,6 @@ def check(context: RunContext, home: SiteHome) -> None:
         raise _refused(home, "that the site accepted names another coordinator's key")
     orders.check_run(context)
     context.cache[name] = known
-
-
-def _path(home: SiteHome) -> Path:
-    return home.private / "roster.json"
 
 
 def _refused(home: SiteHome, what: str) -> ProtocolError:

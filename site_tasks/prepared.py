@@ -176,7 +176,7 @@ def load_prepared(context: RunContext, home: SiteHome) -> Prepared:
         Where the run's dataset version can neither be found prepared nor be prepared again;
         ``data.too-few-rows`` below the site's ``minimum_rows``, whichever steps were asked for.
     """
-    record = read_json(run_record(context, home))
+    record = _resolved(context, home)
     if record is not None:
         name = ("stages", record["fingerprint"])
         if name not in context.cache:  # a run has one contract and one set of params
@@ -245,6 +245,23 @@ def find_prepared(context: RunContext, home: SiteHome, digest: str) -> Prepared 
         os.utime(folder)  # in use: the oldest folders are dropped first
     context.cache["prepared", home.root, digest] = prepared
     return prepared
+
+
+def _resolved(context: RunContext, home: SiteHome) -> dict[str, Any] | None:
+    """The run's record, read again where the file is another one than before."""
+    name = ("run record", home.root)
+    if name not in context.cache:
+        context.cache[name] = str(run_record(context, home)), None, None
+    path: str = context.cache[name][0]
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+    if context.cache[name][1] != stamp:
+        context.cache[name] = path, stamp, read_json(Path(path))
+    record: dict[str, Any] | None = context.cache[name][2]
+    return record
 
 
 def run_record(context: RunContext, home: SiteHome) -> Path:

@@ -121,7 +121,7 @@ def release(
     )
     costs = dict(costs or {})
     ledger = open_ledger(home, context.cache)
-    path = home.releases / identity
+    path = os.path.join(home.releases, identity)
     terms = permissions.terms(context, home)
     masked, seen = summed(step, context), dict[str, Any]()
     if masked:
@@ -253,10 +253,11 @@ def _stored_releases(folder: Path) -> Iterator[Path]:
     return (path for path in folder.glob("*") if not path.name.startswith("."))
 
 
-def _stored(path: Path, home: SiteHome, identity: str, state: State) -> bytes | None:
+def _stored(path: str, home: SiteHome, identity: str, state: State) -> bytes | None:
     """Bytes of an earlier attempt, where they are whole and the site's own; else None."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
     except FileNotFoundError:
         return None
     if state.artefact is not None:
@@ -267,7 +268,7 @@ def _stored(path: Path, home: SiteHome, identity: str, state: State) -> bytes | 
         return None  # torn by a crash of the machine before its commit
 
 
-def _published(path: Path, context: RunContext, key: str, state: State) -> bytes | None:
+def _published(path: str, context: RunContext, key: str, state: State) -> bytes | None:
     """Bytes that were committed and published, where the site's own copy of them is gone.
 
     The exchange store holds them to the digest that the ledger names: no second noise is drawn.
@@ -300,28 +301,29 @@ def _header(data: bytes, home: SiteHome) -> Mapping[str, Any]:
     return decode(body, kind="update").meta
 
 
-def _persist(path: Path, data: bytes, *, durable: bool) -> None:
+def _persist(path: str, data: bytes, *, durable: bool) -> None:
     """Write whole or not at all; ``durable`` survives a power cut as well.
 
     Bytes without noise can be computed again to the same digest, so only noise is worth an fsync.
     """
-    part = os.path.join(path.parent, f".{path.name}.part")
-    with open(part, "wb", opener=_private) as file:
-        file.write(data)
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name}.part")
+    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file, rest) :]
         if durable:
-            file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file)
+    finally:
+        os.close(file)
     os.replace(part, path)
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
+        where = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(where)
         finally:
-            os.close(folder)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+            os.close(where)
 
 
 @contextmanager

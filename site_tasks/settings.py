@@ -200,7 +200,7 @@ class SiteSettings(Section):
 
 
 #: What was read from a file that has not changed since: every step of a site asks for it.
-_read: dict[Path, tuple[tuple[int, ...], SiteSettings]] = {}
+_read: dict[str, tuple[tuple[int, ...], SiteSettings]] = {}
 
 
 def load_settings(path: Path) -> SiteSettings:
@@ -213,10 +213,11 @@ def load_settings(path: Path) -> SiteSettings:
         the wrong type or range.
     """
     try:
-        found = path.stat()
+        name = str(path)
+        found = os.stat(name)
         stamp = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
-        if path in _read and _read[path][0] == stamp:
-            return _read[path][1]
+        if name in _read and _read[name][0] == stamp:
+            return _read[name][1]
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
@@ -229,7 +230,7 @@ def load_settings(path: Path) -> SiteSettings:
             "config.syntax", f"{path} is not readable TOML.", "Mend the file's syntax or its mode."
         ) from None
     settings = parse(SiteSettings, values, source=str(path))
-    _read[path] = (stamp, settings)
+    _read[name] = (stamp, settings)
     return settings
 
 

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 
@@ -45,7 +44,7 @@ def new_key(path: Path, *, encrypted: bool = False) -> Ed25519PrivateKey:
     return key
 
 
-def load_key(path: Path) -> Ed25519PrivateKey:
+def load_key(path: Path | str) -> Ed25519PrivateKey:
     """Read a private key.
 
     Raises
@@ -80,7 +79,7 @@ def is_encrypted(path: Path) -> bool:
 
 def public_text(key: Ed25519PrivateKey) -> str:
     """Public half as 64 hex characters."""
-    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+    return key.public_key().public_bytes_raw().hex()
 
 
 @lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ __all__ = ["parameters", "to_pipeline", "to_sklearn"]
 
 def parameters(model: Artefact) -> NDArray[np.float64]:
     """Coefficients and intercept of a linear model as one matrix, shape (K, d + 1)."""
-    return np.column_stack([model.arrays["coef"], model.arrays["intercept"]])
+    return np.concatenate([model.arrays["coef"], model.arrays["intercept"][:, None]], axis=1)
 
 
 def to_pipeline(model: Artefact) -> Pipeline:

@@ -22,6 +22,8 @@ __all__ = ["charge", "planned", "receipt", "release_id"]
 RELATION = "replace-one"
 #: Why exact numbers may stand beside private ones; a privacy officer reads this in the receipt.
 UNACCOUNTED = "released exactly, not covered by epsilon"
+#: Params that were asked for last, which are frozen, and what they say: a run has one of them.
+_latest: tuple[Params, Mapping[str, Any]] | None = None
 
 
 def charge(privacy: Privacy, part: str = "update") -> dict[str, Event]:
@@ -93,6 +95,23 @@ def release_id(
         Of it, what changes the content of an update: ``privacy``, ``aggregation`` and ``model``
         without the number of rounds and early stopping, so that a run can be prolonged.
     """
+    identity = {
+        "federation": federation,
+        "run": run,
+        "round": round,
+        "site": site,
+        "step": step,
+        "inputs": list(inputs),
+        "settings": _settings(params),
+    }
+    return hashlib.sha256(b"folkmoot-release-1\0" + canonical_json(identity)).hexdigest()
+
+
+def _settings(params: Params) -> Mapping[str, Any]:
+    """Of params what changes the content of an update, as JSON values."""
+    global _latest
+    if _latest is not None and _latest[0] is params:
+        return _latest[1]
     model = params.model.chosen.model_dump(mode="json", exclude={"rounds", "early_stopping"})
     settings: dict[str, Any] = {
         "kind": params.model.kind,
@@ -107,16 +126,8 @@ def release_id(
             "privacy": settings["privacy"],
             "aggregation": settings["aggregation"],
         }
-    identity = {
-        "federation": federation,
-        "run": run,
-        "round": round,
-        "site": site,
-        "step": step,
-        "inputs": list(inputs),
-        "settings": settings,
-    }
-    return hashlib.sha256(b"folkmoot-release-1\0" + canonical_json(identity)).hexdigest()
+    _latest = params, settings
+    return settings
 
 
 def receipt(

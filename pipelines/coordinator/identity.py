@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,10 @@ def coordinator_key(workspace: Path) -> Ed25519PrivateKey:
     ConfigError
         Where the file is damaged.
     """
-    path = workspace / "coordinator" / "signing.key"
-    if not path.exists():
+    path = os.path.join(workspace, "coordinator", "signing.key")
+    if not os.path.exists(path):
         try:
-            return new_key(path)
+            return new_key(Path(path))
         except FileExistsError:  # another process made it meanwhile
             pass
     return load_key(path)

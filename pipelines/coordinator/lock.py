@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,8 @@ def acquire(workspace: Path, federation: str, run: str, host: str, patience: flo
 
 def touch(workspace: Path, federation: str) -> None:
     """A sign of life of the active run."""
-    path = folder(workspace, federation) / "active.json"
-    if path.exists():
-        os.utime(path)
+    with suppress(FileNotFoundError):
+        os.utime(folder(workspace, federation) / "active.json")
 
 
 def holder(workspace: Path, federation: str) -> str | None:

@@ -42,6 +42,7 @@ class Walk:
     plan: RoundPlan
     context: RunContext
     progress: Progress
+    cores: int = field(default_factory=usable_cores)
     failed: dict[str, FolkmootError] = field(default_factory=dict)
     #: Stage whose later steps a site has no part in any more: it missed an earlier one.
     _left_out: dict[str, str] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class Walk:
         interpreter, and two sites with one thread each are done sooner than one with two threads,
         which wait for each other at every node.  The results are the same bytes either way.
         """
-        cores = usable_cores()
+        cores = self.cores
         workers = min(len(steps), cores) if self.plan.kind == "trees" else 1
         at_work = workers
         if steps[0].live:

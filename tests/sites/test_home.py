@@ -127,6 +127,33 @@ def test_found_by_workspace_and_by_environment(
     assert caught.value.site == "other"
 
 
+def test_a_home_is_found_again_until_its_settings_change(
+    home: SiteHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = home.root.parents[1]
+    first = SiteHome.find("clinic", workspace)
+    assert SiteHome.find("clinic", workspace) is first
+    file, text = home.root / "site.toml", (home.root / "site.toml").read_text()
+    try:
+        file.write_text(text.replace("minimum_rows = 20\n", "minimum_rows = 7\n"))
+        changed = SiteHome.find("clinic", workspace)
+        assert (changed.root, changed.settings.permissions.minimum_rows) == (first.root, 7)
+        file.write_text("name = 3")
+        with pytest.raises(ConfigError):
+            SiteHome.find("clinic", workspace)
+        file.unlink()
+        with pytest.raises(ConfigError, match="no folder of site clinic"):
+            SiteHome.find("clinic", workspace)
+    finally:
+        file.write_text(text)
+    # The same words name another folder elsewhere.
+    monkeypatch.chdir(workspace)
+    assert SiteHome.find("clinic", ".").root == home.root
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no folder of site clinic"):
+        SiteHome.find("clinic", "elsewhere")
+
+
 def test_a_folder_of_another_site_is_refused(home: SiteHome, tmp_path: Path) -> None:
     (tmp_path / "sites").mkdir()
     os.symlink(home.root, tmp_path / "sites" / "renamed")

@@ -96,9 +96,9 @@ class Ledger:
             would not fit; ``privacy.ledger`` where the ledger was rewound or its totals edited.
         """
         with self._store.reading() as db:
-            self._store.check_note(db)
-            _, _, last, state, _ = self._last(db)
-            when = clock.now_after(last, self.site)
+            row = self._last(db)
+            self._store.check_note(db, row)
+            when, state = clock.now_after(row[2], self.site), row[3]
             if terms.exact or terms.planned:
                 self._hold(subject, terms, self._totals(db, state), db, when)
             return _state(db, subject.release_id)
@@ -269,7 +269,7 @@ class Ledger:
         """
         with self._store.reading() as db:
             count = audit.verify(db, self.site)
-            self._store.check_note(db)
+            self._store.check_note(db, self._last(db))
             return count
 
     def close(self) -> None:

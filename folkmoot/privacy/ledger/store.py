@@ -115,8 +115,9 @@ class Store:
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
-                self.check_note(db)
-                tail = Tail(db, *db.execute(LAST).fetchone()[:4])
+                last = db.execute(LAST).fetchone()
+                self.check_note(db, last)
+                tail = Tail(db, *last[:4])
                 yield tail
                 db.execute("COMMIT")
             except BaseException:
@@ -126,16 +127,22 @@ class Store:
             # In place and without fsync: an older note names an entry that is there as well.
             os.pwrite(self._note, _note(tail.seq, tail.chain), 0)
 
-    def check_note(self, db: sqlite3.Connection) -> None:
-        """The ledger must hold the last entry that was noted; O(log entries)."""
+    def check_note(self, db: sqlite3.Connection, last: tuple[int, str, *tuple[str, ...]]) -> None:
+        """The ledger must hold the last entry that was noted; O(log entries).
+
+        ``last`` is the row of its last entry, which is mostly the one.
+        """
         text = os.pread(self._note, _NOTE, 0)
         try:
             number, chain = text.decode("ascii").split()
             seq = int(number)
         except ValueError:
             raise broken(self.site, "has lost the note of its last entry (ledger.head)") from None
-        row = db.execute("SELECT chain FROM entries WHERE seq = ?", (seq,)).fetchone()
-        if row is None or row[0] != chain:
+        held: str | None = last[1]
+        if seq != last[0]:
+            row = db.execute("SELECT chain FROM entries WHERE seq = ?", (seq,)).fetchone()
+            held = None if row is None else row[0]
+        if held != chain:
             raise broken(self.site, "was rewound: it does not hold its own last entry")
 
     def close(self) -> None:
