@@ -52,7 +52,7 @@ docs: $(READY) ## Write the reference pages that are made from the code
 
 lock: ## Resolve pyproject.toml anew into requirements/lock.txt
 	@$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-		--extra coordinator --extra site --extra worker --extra postgres --extra s3 --extra ckks --extra mpc --group dev pyproject.toml --upgrade --output-file requirements/lock.txt
+		--extra coordinator --extra site --extra worker --extra postgres --extra s3 --extra ckks --extra mpc --extra postgres --group dev pyproject.toml --upgrade --output-file requirements/lock.txt
 
 clean: ## Remove the demo's workspace (sites, runs, MLflow); the environment stays
 	@rm -rf .folkmoot
