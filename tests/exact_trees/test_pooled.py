@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folkmoot.trees.grow import Columns
 from folkmoot.trees.histograms import Grid, bin_rows, missing_code
+from folkmoot.trees.objectives import derivatives
 from folkmoot.trees.split import Rules
 
 from .pooled import Table, pooled, same_structure, train
@@ -119,6 +122,42 @@ def test_split_of_rows_among_sites_changes_no_bit() -> None:
     ]
     assert found[0][0] == found[1][0]
     assert found[0][1].tobytes() == found[1][1].tobytes()
+
+
+def test_drawn_rows_and_columns_give_xgboosts_trees_of_the_same_draws() -> None:
+    """Its own generator draws others: it is given rows of no weight, and columns without values."""
+    rng = np.random.default_rng(4)
+    x, y = np.round(rng.normal(size=(240, 6)), 1), rng.integers(0, 2, 240)
+    table = Table(x, y, None, (0,) * 6, np.array_split(np.arange(240), 3))
+    cuts, rules = table.cuts(), Rules()
+    columns = Columns((0,) * 6, bytree=0.5, seed=1)
+    drawn = [np.flatnonzero(rng.random(240) < 0.7) for _ in range(3)]
+
+    def after(steps: int) -> Any:
+        return train(table, cuts, "binary:logistic", 0.0, rules, columns, steps=steps, depth=3,
+                     with_rows=lambda step: drawn[step])  # fmt: skip
+
+    used = set()
+    for step in range(3):
+        g, h = derivatives("binary:logistic", after(step)[1], y, None)
+        out = np.setdiff1d(np.arange(240), drawn[step])
+        g[:, out] = h[:, out] = 0
+        codes = bin_rows(x, cuts).astype(np.float32)
+        codes[:, ~columns.allowed(step, 0, 0, ())] = np.nan
+        matrix = xgboost.DMatrix(codes)
+        booster = xgboost.Booster(
+            {"max_depth": 3, "tree_method": "hist", "max_bin": 4096, "nthread": 1}, [matrix]
+        )
+        booster.boost(matrix, iteration=0, grad=g[0], hess=h[0])
+        saved = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
+        ours, theirs = after(3)[0][step], saved["model"]["trees"][0]
+        for name in ("left_children", "right_children", "split_indices"):
+            assert ours[name] == theirs[name], name
+        leaves = np.asarray(ours["left_children"]) == -1
+        values = [np.asarray(tree["split_conditions"])[leaves] for tree in (ours, theirs)]
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+        used |= {f for f, left in zip(ours["split_indices"], leaves, strict=True) if not left}
+    assert len(used) > 3, "other columns in other trees"
 
 
 def test_columns_are_drawn_by_a_public_seed() -> None:
