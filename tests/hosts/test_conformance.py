@@ -36,7 +36,16 @@ def settings(kind: str) -> Params:
     trees: dict[str, Any] = {
         "federation": {"sites": ["site-a", "site-b"]},
         "data": {"recipe": "synthetic", "rows": 600},
-        "model": {"kind": "trees", "trees": {"rounds": 2, "max_depth": 3}},
+        # Two exchanges of one tree; the second needs what the first one summed.
+        "model": {
+            "kind": "trees",
+            "trees": {
+                "strategy": "summed_histograms",
+                "rounds": 1,
+                "max_depth": 2,
+                "bin_edges": "bounds",
+            },
+        },
         # The sites settle on one schema first, then recode, verify and report.
         "anonymisation": {"recoding": "agreed", "k": 5, "suppression_limit": 1.0},
         "tracking": {"enabled": False, "baselines": False},
