@@ -12,12 +12,14 @@ import pytest
 
 from folkmoot.errors import ConfigError, FolkmootError
 from folkmoot.exchange import ExchangeStore
+from folkmoot.identity import sign, verify
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import RunContext, keys
 from folkmoot.secure import recover
-from folkmoot.secure.run import session_of
-from folkmoot.secure.unmask import open_list, survivor_list
-from folkmoot.wire import Artefact, canonical_json, decode
+from folkmoot.secure.layout import Layout
+from folkmoot.secure.run import index_of, session_of
+from folkmoot.secure.unmask import View, open_list, open_statement, statement, survivor_list
+from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
 from pipelines.coordinator.open_round import open_run
 from pipelines.hosts import embedded
 from pipelines.hosts.execute import execute
@@ -255,6 +257,49 @@ def test_statistics_of_two_runs_that_differ_by_one_site(trial: Trial) -> None:
     again.walk("round-000/", until="survivors", without=("site-e",))
     execute(again.plan.step("round-000/survivors"), again.fresh())
     again.refused("round-000/unmask/site-a", "secure.contributors", "differ by 1 sites")
+
+
+# ---- lies of a site: it is left out, and the others' sum opens
+
+
+def _coarser(meta: Any, arrays: Any) -> None:
+    """Another scale: the same numbers would mean twice as much."""
+    for block in meta["secure"]["layout"]["blocks"]:
+        block["grid"]["exponent"] -= 1
+
+
+UPLOADS: dict[str, Callable[[Any, Any], Any]] = {
+    "longer": lambda meta, a: a.update(masked=np.append(a["masked"], np.uint64(1))),
+    "shorter": lambda meta, a: a.update(masked=a["masked"][:-1]),
+    "of 32 bits": lambda meta, a: a.update(masked=a["masked"].astype(np.uint32)),
+    "no numbers of the ring": lambda meta, a: a.update(masked=np.full(a["masked"].shape, np.nan)),
+    "under another name": lambda meta, a: a.update(other=a.pop("masked")),
+    "on a coarser grid": _coarser,
+}
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+def test_a_vector_that_is_not_the_sums_own(trial: Trial, name: str) -> None:
+    signing = SiteHome.find("site-e", trial.workspace).key()
+    path = trial.path(keys.update(1, "site-e"))
+    said = trial.path(keys.statement("round-001", "site-e"))
+    artefact = decode(verify(path.read_bytes(), signing.public_key(), what="test"), kind="update")
+    meta, arrays = json.loads(json.dumps(artefact.meta)), dict(artefact.arrays)
+    UPLOADS[name](meta, arrays)
+    # Its statement fits what it sends: signed, and about this very sum.
+    step = trial.plan.step("round-001/survivors")
+    binding = session_of(trial.context).binding(index_of(step, trial.context))
+    _, view = open_statement(said.read_bytes(), binding, "site-e", trial.context.roster)
+    layout = Layout.from_dict(meta["secure"]["layout"]).digest()
+    view = View(view.plan, view.members, layout, view.model, view.answered)
+    meta["secure"]["view"] = view.to_dict()
+    data = sign(encode(Artefact("update", meta, arrays)), signing)
+    path.write_bytes(data)
+    said.write_bytes(statement(binding, "site-e", digest(data), view, signing))
+    trial.walk("round-001/", without=("site-e",))
+    record = json.loads(trial.path(keys.record(1)).read_bytes())
+    assert sorted(record["participants"]) == SITES[:-1]
+    assert record["missing"]["site-e"] in {"protocol.mismatch", "protocol.format"}
 
 
 # ---- lies of the coordinator, through the exchange store
