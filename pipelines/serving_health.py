@@ -19,6 +19,7 @@ from folkmoot.errors import FolkmootError
 from folkmoot.findings import Finding, found
 from folkmoot.params import Params
 from pipelines.coordinator import lock
+from pipelines.coordinator.mlflow_access import Access
 from pipelines.hosts.airflow_coordinator import Coordinator
 from pipelines.hosts.database import check_database, shown
 from pipelines.hosts.server_settings import ServerSettings, load_settings, settings_file
@@ -66,7 +67,7 @@ def check_serving(params: Params, workspace: Path) -> Iterator[Finding]:
         return
     try:
         settings = load_settings(workspace)
-        coordinator = Coordinator(params, workspace, settings)
+        coordinator = Coordinator(params, workspace, settings, beside=True)
     except FolkmootError as error:
         yield Finding("coordinator", "fault", error.message, error.remedy)
         return
@@ -300,7 +301,11 @@ def _mlflow(coordinator: Coordinator) -> Finding | str:
         return Finding("MLflow server", "skipped", "none is set up: runs are tracked in a file")
     authority = None if server.authority is None else str(server.authority)
     context = ssl.create_default_context(cafile=authority)
-    access = server.announce()
+    access = Access.load(coordinator.workspace)
+    if access is None or access.uri != server.url:
+        return Finding(
+            "MLflow server", "warning", f"{server.url} has not run yet.", "folkmoot coordinator up"
+        )
     login = (access.username or "", access.password or "")
     try:
         with httpx.Client(base_url=server.url, verify=context, timeout=10.0) as client:

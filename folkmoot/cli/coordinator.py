@@ -179,7 +179,7 @@ def invite(
             f"federation.sites of params.yaml does not name {site}.",
             "Add it, or correct the name.",
         )
-    coordinator = Coordinator(params, folder, load_settings(folder))
+    coordinator = Coordinator(params, folder, load_settings(folder), beside=True)
     made = coordinator.invitations.invite(
         site, coordinator.settings.url, coordinator.authority, hours=hours
     )

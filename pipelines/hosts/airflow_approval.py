@@ -90,7 +90,7 @@ class _Ask(ApprovalOperator):  # type: ignore[misc]
         user = event.get("responded_by_user") or {}
         by = str(user.get("name") or user.get("id") or "nobody in time")[:200]
         with self.project.folder():
-            if chosen:
+            if chosen and not event.get("timedout"):  # silence is no answer: it may come later
                 self.answered(self.opened(context), chosen[0] == self.APPROVE, by)
         super().execute_complete(context=context, event=event)
         # Times and form come with the answer: XCom gets no more than it needs.

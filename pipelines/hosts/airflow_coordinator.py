@@ -60,6 +60,8 @@ class Coordinator(Services):
         Whether DAGs start by themselves.
     services : sequence of str
         The services that run here; all by default.
+    beside : bool
+        Whether another process may run it: the params that its DAGs train are left as they are.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Coordinator(Services):
         *,
         scheduled: bool = True,
         services: Sequence[str] = (),
+        beside: bool = False,
     ) -> None:
         settings.check()
         self.settings, self.params = settings, params
@@ -78,7 +81,7 @@ class Coordinator(Services):
         super().__init__(
             self.workspace / "airflow",
             environment={
-                **environment(params, workspace, scheduled=scheduled),
+                **({} if beside else environment(params, workspace, scheduled=scheduled)),
                 "FOLKMOOT_SITES_EXECUTOR": EXECUTOR,
                 "FOLKMOOT_SERVICES": " ".join(services),
             },
