@@ -93,7 +93,7 @@ def test_the_charts_configuration_is_airflows() -> None:
     assert EDGE.items() <= values["config"]["edge"].items()
     assert values["config"]["api_auth"]["jwt_algorithm"] == "EdDSA"
     assert "Edge" in values["executor"]
-    assert values["workers"]["replicas"] == 0
+    assert values["enableBuiltInSecretEnvVars"]["AIRFLOW__API_AUTH__JWT_SECRET"] is False
 
 
 def airflow_options() -> dict[str, set[str]]:
