@@ -1,7 +1,7 @@
 """Signatures over what a party publishes (Ed25519, RFC 8032).
 
 Everything a site releases ends with a signature over its bytes, whose header names federation, run,
-round, site and step.  Of more than 64 KiB the SHA-256 is signed: Ed25519 itself reads what it signs
+round, site and step.  Of more than 4 KiB the SHA-256 is signed: Ed25519 itself reads what it signs
 twice, by SHA-512, which took half the time of a run of histograms.
 """
 
@@ -21,7 +21,7 @@ MARK = b"FOLKMOOT-SIGNATURE-1"
 LONG_MARK = b"FOLKMOOT-SIGNATURE-2"
 _TAIL = len(MARK) + 64
 #: Longer data is signed by its SHA-256.
-_LONG = 64 * 1024
+_LONG = 4 * 1024
 #: What this process signed lately, by the signature's first byte: public key and signed bytes.
 _own: list[tuple[bytes, bytes] | None] = [None] * 256
 _OWN_BYTES = 64 * 1024  # longer ones are not kept
