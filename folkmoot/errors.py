@@ -74,7 +74,7 @@ CODES: dict[str, str] = {
     "protocol.signature": "A signature that does not verify.",
     "protocol.mismatch": "An artefact of another run, round, site or shape than expected.",
     "protocol.refused": "The coordinator does not let this site do what it asked for.",
-    "protocol.code": "The plan asks for another commit or version of folkmoot than this site runs or approved.",
+    "protocol.code": "The plan asks for other code than this site runs, or its steward approved.",
     "protocol.missing": "An artefact that an earlier step should have published is not there.",
     "round.quorum": "Fewer sites than the quorum contributed to a round.",
     "round.diverged": "The global model is no longer finite.",

@@ -7,13 +7,11 @@ the guard refused lately: one line each, with what to do.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from folkmoot.errors import FolkmootError
 from folkmoot.findings import Finding, found
@@ -23,12 +21,12 @@ from pipelines.coordinator.mlflow_access import Access
 from pipelines.hosts.airflow_coordinator import Coordinator
 from pipelines.hosts.database import check_database, shown
 from pipelines.hosts.server_settings import ServerSettings, load_settings, settings_file
+from pipelines.worker_health import check_workers
 
 __all__ = ["check_serving"]
 
-#: Seconds of silence after which a worker is taken to be away, and that refusals are told for.
-_SILENT, _RECENT = 120, 24 * 3600
-_SOON = 14
+#: Seconds that refusals are told for, and days before its end that a certificate is.
+_RECENT, _SOON = 24 * 3600, 14
 #: What the guard's reasons mean to whoever runs the coordinator.
 _REASONS = {
     "expired": ("its clock is behind this machine's", "Set both clocks by NTP."),
@@ -87,7 +85,7 @@ def check_serving(params: Params, workspace: Path) -> Iterator[Finding]:
     yield found("certificate", lambda: _certificate(coordinator))
     yield _server(coordinator)
     yield from _members(params, coordinator)
-    yield found("workers", lambda: _workers(params, coordinator))
+    yield found("workers", lambda: check_workers(params, coordinator))
     yield from _refusals(coordinator.folder / "refusals.json")
     yield found("MLflow server", lambda: _mlflow(coordinator))
     if params.federation.code is not None:
@@ -208,68 +206,6 @@ def _members(params: Params, coordinator: Coordinator) -> Iterator[Finding]:
         yield Finding("joined", "ok", ", ".join(both))
 
 
-def _workers(params: Params, coordinator: Coordinator) -> Finding | str:
-    """Workers' silence and versions, and jobs that wait in a queue that nobody serves."""
-    from sqlalchemy import create_engine, exc, text
-
-    what = "workers"
-    file = coordinator.home / "airflow.db"
-    url = coordinator.settings.database_url("database")
-    if url is None and not file.exists():
-        return Finding(what, "skipped", "Airflow has not run yet")
-    engine = create_engine(url or f"sqlite:///{file}")
-    try:
-        with engine.connect() as connection:
-            rows = connection.execute(
-                text("select worker_name, state, last_update, queues, sysinfo from edge_worker")
-            ).all()
-            waiting = connection.execute(
-                text("select queue, count(*) from edge_job where state = 'queued' group by queue")
-            ).all()
-    except exc.SQLAlchemyError:
-        return Finding(what, "skipped", "Airflow's database has no workers yet")
-    finally:
-        engine.dispose()
-    faults: list[str] = []
-    queues = {f"site-{site}" for site in params.federation.members}
-    served: set[str] = set()
-    now = datetime.datetime.now(datetime.UTC)
-    for name, state, seen, own, info in rows:
-        silent = (now - _time(seen)).total_seconds()
-        if str(state).lower() in {"offline", "terminating"} or silent > _SILENT:
-            faults.append(f"{name} has been silent for {_duration(silent)}")
-        else:
-            served |= set(_json(own) or ())
-        faults += _versions(str(name), _json(info) or {})
-    for queue, number in waiting:
-        if queue not in queues:
-            faults.append(f"{number} tasks wait in queue {queue}, which is no site's")
-        elif queue not in served:
-            faults.append(f"{number} tasks wait in queue {queue}, which no worker serves now")
-    if faults:
-        return Finding(
-            what,
-            "warning",
-            "; ".join(faults) + ".",
-            "Start the worker (folkmoot site up), bring both sides to one version, or correct "
-            "federation.sites; folkmoot doctor --site NAME at the site says more.",
-        )
-    return f"{len(rows)} known, {len(served)} queues served"
-
-
-def _versions(worker: str, info: Mapping[str, Any]) -> list[str]:
-    own = {
-        "airflow_version": "apache-airflow-core",
-        "edge_provider_version": "apache-airflow-providers-edge3",
-    }
-    found = []
-    for key, package in own.items():
-        theirs, ours = info.get(key), importlib.metadata.version(package)
-        if theirs is not None and theirs != ours:
-            found.append(f"{worker} runs {package} {str(theirs)[:40]}, here it is {ours}")
-    return found
-
-
 def _refusals(path: Path) -> Iterator[Finding]:
     """What the guard refused within a day, one line a site and reason."""
     try:
@@ -341,19 +277,3 @@ def _code(wanted: str) -> Finding:
         + (" with changed files." if changed else "."),
         "Check out that commit here too, or change federation.code.",
     )
-
-
-def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _time(value: Any) -> datetime.datetime:
-    made = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
-    if made is None:
-        return datetime.datetime.fromtimestamp(0, datetime.UTC)
-    found: datetime.datetime = made.replace(tzinfo=made.tzinfo or datetime.UTC)
-    return found
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.0f} h" if seconds > 7200 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,96 @@
+"""The doctor's look at sites' workers, through what Airflow's database knows of them."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from folkmoot.findings import Finding
+from folkmoot.params import Params
+from pipelines.hosts.airflow_coordinator import Coordinator
+
+__all__ = ["check_workers"]
+
+#: Seconds of silence after which a worker is taken to be away.
+_SILENT = 120
+
+
+def check_workers(params: Params, coordinator: Coordinator) -> Finding | str:
+    """Workers' silence and versions, and jobs that wait in a queue that nobody serves."""
+    from sqlalchemy import create_engine, exc, text
+
+    what = "workers"
+    file = coordinator.home / "airflow.db"
+    url = coordinator.settings.database_url("database")
+    if url is None and not file.exists():
+        return Finding(what, "skipped", "Airflow has not run yet")
+    engine = create_engine(url or f"sqlite:///{file}")
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(
+                text("select worker_name, state, last_update, queues, sysinfo from edge_worker")
+            ).all()
+            waiting = connection.execute(
+                text("select queue, count(*) from edge_job where state = 'queued' group by queue")
+            ).all()
+    except exc.SQLAlchemyError:
+        return Finding(what, "skipped", "Airflow's database has no workers yet")
+    finally:
+        engine.dispose()
+    faults: list[str] = []
+    queues = {f"site-{site}" for site in params.federation.members}
+    served: set[str] = set()
+    now = datetime.datetime.now(datetime.UTC)
+    for name, state, seen, own, info in rows:
+        silent = (now - _time(seen)).total_seconds()
+        if str(state).lower() in {"offline", "terminating"} or silent > _SILENT:
+            faults.append(f"{name} has been silent for {_duration(silent)}")
+        else:
+            served |= set(_json(own) or ())
+        faults += _versions(str(name), _json(info) or {})
+    for queue, number in waiting:
+        if queue not in queues:
+            faults.append(f"{number} tasks wait in queue {queue}, which is no site's")
+        elif queue not in served:
+            faults.append(f"{number} tasks wait in queue {queue}, which no worker serves now")
+    if faults:
+        return Finding(
+            what,
+            "warning",
+            "; ".join(faults) + ".",
+            "Start the worker (folkmoot site up), bring both sides to one version, or correct "
+            "federation.sites; folkmoot doctor --site NAME at the site says more.",
+        )
+    return f"{len(rows)} known, {len(served)} queues served"
+
+
+def _versions(worker: str, info: Mapping[str, Any]) -> list[str]:
+    own = {
+        "airflow_version": "apache-airflow-core",
+        "edge_provider_version": "apache-airflow-providers-edge3",
+    }
+    found = []
+    for key, package in own.items():
+        theirs, ours = info.get(key), importlib.metadata.version(package)
+        if theirs is not None and theirs != ours:
+            found.append(f"{worker} runs {package} {str(theirs)[:40]}, here it is {ours}")
+    return found
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _time(value: Any) -> datetime.datetime:
+    made = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
+    if made is None:
+        return datetime.datetime.fromtimestamp(0, datetime.UTC)
+    found: datetime.datetime = made.replace(tzinfo=made.tzinfo or datetime.UTC)
+    return found
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} h" if seconds > 7200 else f"{seconds / 60:.0f} min"
