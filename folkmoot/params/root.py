@@ -186,12 +186,11 @@ class Params(Section):
                 "aggregation.protection masks knows sums alone, and local_dp publishes single models: "
                 "choose another model.linear.strategy"
             )
-        if aggregation.protection == "ckks" and (
-            self.model.kind != "linear" or self.anonymisation.recoding == "agreed"
-        ):
+        if aggregation.protection == "ckks" and self.model.kind != "linear":
             raise ValueError(
-                "aggregation.protection ckks serves linear models with a schema of their own: set it to "
-                "masks for model.kind trees and anonymisation.recoding agreed"
+                "aggregation.protection ckks takes 64 bytes a number and decrypts every sum at every "
+                "site, which sums of many histograms are too large for: set it to masks for model.kind "
+                "trees"
             )
         if aggregation.defence.mode == "robust":
             raise ValueError(
@@ -229,8 +228,6 @@ class Params(Section):
             )
         if sealed and self.aggregation.colluding is not None:
             raise ValueError("overlap, median and auc need a complete graph: leave colluding null")
-        if self.aggregation.protection not in {"none", "masks"}:
-            raise ValueError("statistics are summed under aggregation.protection masks or none")
         absent = sorted(set(asked.compute) - set(sites))
         if absent:
             raise ValueError(f"statistics.compute names no member sites: {', '.join(absent)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,11 @@ def test_under_masks_the_coordinator_sees_sums_alone(workspace_of: Workspace) ->
     assert schema is not None
     assert expected is not None
     assert (schema["levels"], schema["schema"]) == (expected["levels"], expected["schema"])
+    if find_spec("tenseal"):  # the extra folkmoot[ckks]
+        other = params("aggregation.protection=ckks", "federation.quorum=3")
+        encrypted = workspace_of(other, "encrypted")
+        run(other, run="one", workspace=encrypted)
+        assert load_json(context_of(other, encrypted, "one"), keys.SCHEMA) == schema
     mean = np.mean([*expected["loss_beyond_optimum"].values()])
     assert schema["loss_beyond_optimum"] == {"*": pytest.approx(mean)}
     for site in masked.federation.members:

@@ -86,6 +86,19 @@ def test_sums_are_those_of_pooled_rows(done: tuple[Path, dict[str, Any], pd.Data
     assert told["classes"]["shares"]["ill"] == (rows["ill"] == "ill").mean()
 
 
+def test_encrypted_sums_are_those_under_masks(
+    done: tuple[Path, dict[str, Any], pd.DataFrame],
+    asking: Callable[..., Params],
+    workspace_of: Callable[..., Path],
+) -> None:
+    pytest.importorskip("tenseal", reason="the extra folkmoot[ckks] is not installed")
+    sections = {"aggregation": {"protection": "ckks"}}
+    params = asking(["moments", "classes"], minimum_cell=1, sections=sections)
+    told = embedded.run(params, run="c", workspace=workspace_of(params))["statistics"]
+    assert told["moments"] == done[1]["statistics"]["moments"]
+    assert told["classes"] == done[1]["statistics"]["classes"]
+
+
 def test_computed_figures_are_those_of_pooled_rows(
     done: tuple[Path, dict[str, Any], pd.DataFrame],
 ) -> None:
