@@ -32,6 +32,7 @@ NAMES = (
     "crash",
     "trees",
     "exact_trees",
+    "federated_trees",
     "anonymise_risk",
     "anonymise_lattice",
     "memory",

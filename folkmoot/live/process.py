@@ -20,7 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["Child", "job", "say"]
+__all__ = ["LACKING", "Child", "job", "say"]
+
+#: What is wrong, and the remedy, where XGBoost says that it cannot do it.
+LACKING = (
+    "XGBoost was installed without its federated communicator (build_info: USE_FEDERATED).",
+    "Install the full wheel: pip install xgboost, not xgboost-cpu.",
+)
 
 _LAST_WORDS = 20_000
 

@@ -11,7 +11,7 @@ from folkmoot.sections import Section
 __all__ = ["Tracker"]
 
 #: A host name or an IPv4 address: XGBoost splits at the colon.
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from folkmoot.errors import (
+    ConfigError,
     FolkmootError,
     PrivacyError,
     ProtocolError,
@@ -31,7 +32,7 @@ from folkmoot.errors import (
 from folkmoot.exchange import ArtifactRef
 from folkmoot.live.certificates import checked, issue, write
 from folkmoot.live.messages import MOST_ATTEMPTS, Place
-from folkmoot.live.process import Child
+from folkmoot.live.process import LACKING, Child
 from folkmoot.models.tree_format import TreeSpace, dump_trees, parse_trees, strip
 from folkmoot.models.trees import outputs
 from folkmoot.plan import RunContext, Step, keys
@@ -211,6 +212,8 @@ class _Session:
                     f"Site {name} and the tracker did not come to a connection: one does not reach "
                     f"the other, or does not accept its certificate ({heard['refused']})"
                 )
+            if "lacking" in heard:
+                raise ConfigError("config.installation", *LACKING, site=name)
             if "diverged" in heard:
                 raise RoundError(
                     "round.diverged",

@@ -39,6 +39,9 @@ def main() -> int:
     """Greet the tracker, train, write the booster; tells every step on standard output."""
     library = import_xgboost(alone=True)
     asked = job()
+    if not library.build_info().get("USE_FEDERATED"):
+        say(lacking=True)
+        return 1
     certificates = asked["certificates"]
     try:
         greet(asked["address"], asked["port"], certificates)

@@ -28,6 +28,9 @@ PLANS: dict[str, dict[str, Any]] = {
         "aggregation": {"protection": "masks"},
     },
     "trees": {"model": {"kind": "trees", "trees": {"rounds": 2}}},
+    "live": {
+        "model": {"kind": "trees", "trees": {"strategy": "xgboost_federated", "rounds": 2}},
+    },
     # More than a thousand rounds.
     "histograms": {
         "federation": {"sites": ["site-a", "b"]},

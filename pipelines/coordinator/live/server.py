@@ -16,7 +16,9 @@ __all__ = ["main"]
 
 def main() -> int:
     """Serve; every interface of the machine, connections with one of the named certificates alone."""
-    import_xgboost(alone=True)
+    if not import_xgboost(alone=True).build_info().get("USE_FEDERATED"):
+        say(lacking=True)
+        return 1
     from xgboost.federated import FederatedTracker
 
     asked = job()

@@ -28,7 +28,7 @@ from folkmoot.errors import (
 from folkmoot.exchange import ArtifactRef
 from folkmoot.live.certificates import checked, issue, write
 from folkmoot.live.messages import MOST_ATTEMPTS, Place
-from folkmoot.live.process import Child
+from folkmoot.live.process import LACKING, Child
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import TreeUpdate, open_released
 from folkmoot.wire import digest
@@ -288,16 +288,10 @@ class _Watch:
             said = server.said(0.1)
             if said is not None and "port" in said:
                 return int(said["port"])
+            if said is not None and said.get("lacking"):
+                raise ConfigError("config.installation", *LACKING)
             if said is None and server.ended:
                 break
-        words = server.last_words.strip()
-        if "ModuleNotFoundError" in words or "not compiled with" in words:
-            raise ConfigError(
-                "config.installation",
-                "XGBoost is not installed, or without its federated communicator.",
-                "Install the full wheel: pip install xgboost (not xgboost-cpu); "
-                "xgboost.build_info()['USE_FEDERATED'] says whether it is there.",
-            )
         raise _ended("The process of XGBoost's tracker did not start")
 
     def _pause(self) -> None:
