@@ -23,7 +23,7 @@ from folkmoot.generalisation import generalised
 from folkmoot.params import Params
 from folkmoot.wire import Artefact, encode
 from pipelines.audit.attacks import ATTACKS, with_trigger
-from pipelines.coordinator.aggregate.robust import combine
+from pipelines.coordinator.aggregate.robust import combine, evened
 from pipelines.coordinator.gate import judge
 from pipelines.recipes import open_rows
 from pipelines.recipes.partitions import assign
@@ -58,7 +58,7 @@ class _View:
 
 
 class Federation:
-    """A dataset dealt to the sites of ``params``; of those that take part, the last are hostile.
+    """A dataset dealt to the sites of ``params``; the last fifth of those that take part is hostile.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Federation:
         mean, scale = np.nanmean(pool, axis=0), np.nanstd(pool, axis=0)
         scale = np.where(scale <= 1e-6 * np.abs(mean), 1.0, scale)
         self.names = list(parts)
-        self.hostile = self.names[-(len(members) // 5) :]
+        self.hostile = self.names[-round(len(self.names) / 5) :]
         self.rows = {n: ScaledRows(p[0], p[1], None, mean, scale) for n, p in parts.items()}
         self._test = {n: next(ScaledRows(p[2], p[3], None, mean, scale).chunks(), None)
                       for n, p in parts.items() if len(p[3])}  # fmt: skip
@@ -163,13 +163,14 @@ class Federation:
                 )
             sent[name] = delta
         defence, names = params.aggregation.defence, list(sent)
+        weights = [self.rows[name].weight for name in names]
         if defence.mode == "robust":
             changes = np.stack([sent[name].ravel() for name in names])
+            changes, counts = evened(changes, np.array(weights), params)
             trusted = names.index(str(defence.trusted_site)) if defence.trusted_site else None
             fewer = min(defence.hostile, defence.bears(len(names)))  # where hostile ones stay away
             bearable = defence.model_copy(update={"hostile": fewer})
-            return combine(changes, bearable, trusted).reshape(w.shape)
-        weights = [self.rows[name].weight for name in names]
+            return combine(changes, bearable, trusted, counts).reshape(w.shape)
         if defence.weight_limit is not None:
             weights = [min(weight, defence.weight_limit) for weight in weights]
         mean: Floats = np.average([sent[name] for name in names], axis=0, weights=weights)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folkmoot.errors import RoundError
+from folkmoot.params import Params, parse_params
 from folkmoot.params.defence import Defence
-from pipelines.coordinator.aggregate.robust import RULES, combine
+from pipelines.coordinator.aggregate.robust import RULES, combine, evened
 
 ALL = [*RULES, "centred_clipping"]
 
@@ -53,6 +54,51 @@ def test_mixing_stays_nearer_to_the_honest_mean_than_selecting_does() -> None:
             for rule in off:
                 off[rule] += float(np.linalg.norm(combine(changes, defence(rule, 2)) - mean))
     assert off["nearest_neighbour_mixing"] < 0.9 * off["multi_krum"]
+
+
+def params_of(**aggregation: object) -> Params:
+    """Five sites that take a step per ten rows."""
+    found: dict[str, object] = {"defence": {"mode": "robust"}, **aggregation}
+    clip = found.pop("clip", None)
+    return parse_params(
+        {
+            "federation": {"sites": [f"site-{i}" for i in range(5)]},
+            "model": {"linear": {"strategy": "fedavg", "batch_size": 10}},
+            "privacy": {"mechanism": "clip", "clip_norm": clip} if clip else {},
+            "aggregation": found,
+        }
+    )
+
+
+def test_a_site_with_more_rows_is_not_taken_for_hostile() -> None:
+    """Changes as long as the steps they are of come out alike; a claim counts for two at most."""
+    rows = np.array([10.0, 20.0, 15.0, 400.0, 1e9])
+    changes = np.ceil(rows / 10)[:, None] * np.array([[1.0, 2.0]])
+    same, counts = evened(changes, rows, params_of())
+    # Two middling sites' rows (and steps) at most: 20 and 2, four.
+    usual = (10 * 1 + 20 * 2 + 15 * 2 + 2 * 40 * 4) / (10 + 20 + 15 + 2 * 40)
+    assert same == pytest.approx(np.broadcast_to([usual, 2 * usual], (5, 2)))
+    assert counts is not None
+    assert counts.tolist() == [10, 20, 15, 40, 40]
+    found = combine(same, defence("nearest_neighbour_mixing"), rows=counts)
+    assert found == pytest.approx(same[0])
+    untouched, counts = evened(changes, rows, params_of(clip=0.5))
+    assert (untouched == changes).all(), "clipped updates are of one length already"
+    assert counts is not None
+    for settings_ in (
+        params_of(weighting="uniform"),
+        params_of(defence={"mode": "robust", "rule": "multi_krum"}),
+    ):
+        untouched, counts = evened(changes, rows, settings_)
+        assert (untouched == changes).all()
+        assert counts is None
+
+
+def test_rows_decide_what_a_neighbour_counts_for() -> None:
+    changes = np.array([[0.0], [1.0], [2.0]])
+    rows = np.array([1.0, 1.0, 2.0])
+    found = combine(changes, defence("nearest_neighbour_mixing", hostile=0), rows=rows)
+    assert found == pytest.approx([5 / 4])
 
 
 @pytest.mark.parametrize("rule", ["nearest_neighbour_mixing", "multi_krum"])

@@ -159,12 +159,15 @@ def change_of(
     before = previous.meta.get("standing", {})
     out = quarantined(before)
     changes = np.stack([array_of(u, "update", "delta", shape).ravel() for u in ordered])
+    weights = np.array([u.parts["update"].weight for u in ordered])
+    changes, rows = robust.evened(changes, weights, context.params)
     counted = [i for i, u in enumerate(ordered) if u.site not in out]
     names = [ordered[i].site for i in counted]
     trusted = names.index(defence.trusted_site) if defence.trusted_site in names else None
     # Those in quarantine are no longer among the hostile ones that the rule has to bear.
     left = defence.model_copy(update={"hostile": max(0, defence.hostile - len(out))})
-    combined = robust.combine(changes[counted], left, trusted)
+    own = None if rows is None else rows[counted]
+    combined = robust.combine(changes[counted], left, trusted, own)
     sites = [u.site for u in ordered]
     standing = measure(before, sites, changes, combined, defence.quarantine_after)
     return combined.reshape(shape), {"standing": standing}

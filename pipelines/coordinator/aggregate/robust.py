@@ -1,7 +1,9 @@
 """Means that a minority of hostile sites cannot move at will.
 
-Each rule takes the sites' changes as rows of a matrix and treats every site alike: a claimed number
-of rows must not buy influence.  ``n`` sites, at most ``f`` of them hostile, ``p`` parameters:
+Each rule takes the sites' changes as rows of a matrix.  A claimed number of rows must not buy
+influence: all rules treat every site alike, but for the default one, where a claim counts for no more
+than twice a middling site's rows (:func:`evened`).  ``n`` sites, at most ``f`` of them hostile, ``p``
+parameters:
 
 ========================  ==================  ============  ==========================================
 rule                      bears               time          paper
@@ -27,17 +29,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import RoundError
+from folkmoot.params import Params
 from folkmoot.params.defence import Defence
 
-__all__ = ["RULES", "combine"]
+__all__ = ["RULES", "combine", "evened"]
 
 Floats = NDArray[np.float64]
 _STEPS = 100
 _CLOSE = 1e-10
 _TINY = 1e-150
+#: Most that a site counts for, in middling sites.
+_MOST = 2.0
 
 
-def combine(changes: Floats, settings: Defence, trusted: int | None = None) -> Floats:
+def evened(changes: Floats, weights: Floats, params: Params) -> tuple[Floats, Floats | None]:
+    """Changes as if all sites had taken equally many steps, and what each counts for; O(n · p).
+
+    A site with twice the rows takes twice the steps, and its change is about twice as long.  To a rule
+    that compares changes it looks hostile although it only worked more, and leaving it out slows the
+    model down.  So changes are divided by their steps, as FedNova does (Wang et al. 2020, arXiv
+    2007.07481), and multiplied by what is usual.  A site that lies about its rows scales its own
+    change, which it may choose anyway.
+
+    For ``nearest_neighbour_mixing`` over single sites.  Where sites clip their updates these are of one
+    length already, and noise of one size is on them: they are weighted, not divided.
+
+    Parameters
+    ----------
+    changes : ndarray of float64, shape (n, p)
+    weights : ndarray of float64, shape (n,)
+        Rows as the sites claim them.
+    params : Params
+        Of the run.
+
+    Returns
+    -------
+    changes : ndarray of float64, shape (n, p)
+    rows : ndarray of float64, shape (n,), or None
+        Claimed rows, no more than twice the median; None where all count alike.
+    """
+    aggregation = params.aggregation
+    defence = aggregation.defence
+    if (
+        defence.rule != "nearest_neighbour_mixing"
+        or defence.mode == "grouped"
+        or aggregation.weighting == "uniform"
+    ):
+        return changes, None
+    rows = np.minimum(weights, _MOST * np.median(weights))
+    if params.privacy.mechanism != "none":
+        return changes, rows
+    steps = np.ceil(weights / params.model.linear.batch_size)
+    usual = np.average(np.minimum(steps, _MOST * np.median(steps)), weights=rows)
+    return changes * (usual / steps)[:, None], rows
+
+
+def combine(
+    changes: Floats, settings: Defence, trusted: int | None = None, rows: Floats | None = None
+) -> Floats:
     """Combine the sites' changes by the rule of ``settings``.
 
     Parameters
@@ -48,6 +97,8 @@ def combine(changes: Floats, settings: Defence, trusted: int | None = None) -> F
         ``rule``, ``hostile``, ``radius``.
     trusted : int, optional
         Row of the trusted site, for ``fltrust``.
+    rows : ndarray of float64, shape (n,), optional
+        What the sites count for in ``nearest_neighbour_mixing``, positive; all alike when None.
 
     Returns
     -------
@@ -78,6 +129,8 @@ def combine(changes: Floats, settings: Defence, trusted: int | None = None) -> F
                 site=settings.trusted_site,
             )
         return _fltrust(changes, trusted)
+    if rows is not None and settings.rule == "nearest_neighbour_mixing":
+        return _nearest_neighbour_mixing(changes, f, rows)
     return RULES[settings.rule](changes, f)
 
 
@@ -104,19 +157,23 @@ def _multi_krum(changes: Floats, f: int) -> Floats:
     return mean
 
 
-def _nearest_neighbour_mixing(changes: Floats, f: int) -> Floats:
+def _nearest_neighbour_mixing(changes: Floats, f: int, rows: Floats | None = None) -> Floats:
     """Trimmed mean of every site's neighbourhood: the mean of the ``n - f`` changes nearest to it.
 
     Where populations differ, honest changes lie apart, and a rule that picks some of them leaves
     people out.  A mean of ``n - f`` has every honest site's neighbours in it instead: honest
     neighbourhoods lie closer together than honest changes, and a hostile site's own is a mean of honest
     changes as well, or lies so far out that it is trimmed.  With trimming the error is of the order
-    ``f / n`` of the honest sites' spread, the least that any rule can have (theorem 1 of the paper).
+    ``f / n`` of the honest sites' spread, the least that any rule can have (theorem 1 of the paper, for
+    sites that count alike; bounded weights move a mean within its own neighbourhood).
     """
+    counts = np.ones(len(changes)) if rows is None else rows
     near = np.argsort(_apart(changes, 0.0), axis=1, kind="stable")[:, : len(changes) - f]
     # Summed in the order of sites, so that equal neighbourhoods are equal to the last bit.
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is hostile, and trimmed
-        mixed = np.stack([changes[np.sort(own)].mean(axis=0) for own in near])
+        mixed = np.stack(
+            [np.average(changes[own], axis=0, weights=counts[own]) for own in np.sort(near, axis=1)]
+        )
     return _trimmed_mean(mixed, f)
 
 
