@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import importlib.metadata
 import json
@@ -49,8 +50,8 @@ def check_workers(params: Params, coordinator: Coordinator) -> Finding | str:
         if str(state).lower() in {"offline", "terminating"} or silent > _SILENT:
             faults.append(f"{name} has been silent for {_duration(silent)}")
         else:
-            served |= set(_json(own) or ())
-        faults += _versions(str(name), _json(info) or {})
+            served |= set(_read(own) or ())
+        faults += _versions(str(name), _read(info) or {})
     for queue, number in waiting:
         if queue not in queues:
             faults.append(f"{number} tasks wait in queue {queue}, which is no site's")
@@ -80,8 +81,18 @@ def _versions(worker: str, info: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
+def _read(value: Any) -> Any:
+    """A column's value: JSON, or a list as Python writes it (Airflow's way with queues)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return None
 
 
 def _time(value: Any) -> datetime.datetime:

@@ -171,7 +171,7 @@ def test_workers_queues_and_versions(workspace: Path, doctor: Doctor) -> None:
                 name,
                 "idle",
                 seen.isoformat(" "),
-                json.dumps([f"site-{name}"]),
+                repr([f"site-{name}"]),
                 json.dumps(versions),
             )
             database.execute("insert into edge_worker values (?, ?, ?, ?, ?)", row)
