@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from folkmoot.models.trees import tree_count
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact
 
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["figures", "tables"]
 
-#: Made-up rows that contributions are averaged over: at most, and times the number of trees.
-ROWS, _WORK = 2000, 400_000
+#: Made-up rows that contributions are averaged over: at most and at least, and fewer for large models:
+#: SHAP walks every path of every tree (rows times bytes of the trees times their depth squared).
+ROWS, _LEAST, _WORK = 2000, 20, 6e10
 #: Most features and categories that are drawn.
 _MOST, _NAMES = 24, 16
 
@@ -49,7 +49,8 @@ def tables(model: Artefact, context: RunContext) -> dict[str, str]:
     if model.meta.get("kind") != "trees":
         return {}
     what, shares = _importance(model)
-    rows = max(100, min(ROWS, _WORK // max(tree_count(model), 1)))
+    walked = len(model.arrays["trees"]) * int(model.meta["max_depth"]) ** 2
+    rows = max(_LEAST, min(ROWS, int(_WORK / max(walked, 1))))
     covers = "summed Hessians" if "hessian" in model.arrays else "nominal covers"
     found: dict[str, Mapping[str, Any]] = {
         "importance.json": {"what": what, "importance": shares},
