@@ -30,6 +30,7 @@ NAMES = (
     "secure_aggregation",
     "statistics",
     "crash",
+    "poisoning",
     "trees",
     "exact_trees",
     "federated_trees",
