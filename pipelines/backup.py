@@ -165,6 +165,7 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
+    shutil.copymode(source, target)
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:

@@ -8,6 +8,7 @@ refuses to release until that entry is there (``site_tasks.anchor``).
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -56,6 +57,7 @@ def backup(home: SiteHome, target: Path) -> int:
                 source.unlink(missing_ok=True)
                 with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(source)) as new:
                     old.backup(new)
+                shutil.copymode(path, source)
             tar.add(source, name, recursive=False)
             count += 1
     os.replace(part, target)
@@ -96,8 +98,8 @@ def restore(source: Path, root: Path) -> SiteHome:
                 f"{source} is no whole backup of a site.",
                 "Take another backup; nothing was restored.",
             ) from None
-        for name in ("private", "site.toml"):
-            path = stage / name
+        # Whatever the modes were where the backup was made: these are the owner's alone.
+        for path in (stage / "site.toml", stage / "private", *(stage / "private").rglob("*")):
             if path.exists():
                 path.chmod(0o700 if path.is_dir() else 0o600)
         os.replace(stage, root)

@@ -125,7 +125,8 @@ def test_an_older_ledger_that_was_brought_back_is_found_out(
     back = site_backups.restore(target, tmp_path / "back")
     assert open_ledger(back).head() == (number, chain)
     assert back.key().private_bytes_raw() == home.key().private_bytes_raw()
-    assert (back.root / "site.toml").stat().st_mode & 0o077 == 0
+    private = [back.root / "site.toml", back.private, *back.private.rglob("*")]
+    assert not [path for path in private if path.stat().st_mode & 0o077]
     assert not (back.root / "data" / "dataset.parquet").exists(), "rows are in the DVC remote"
     train(parse_params({}, _other()), run="second", workspace=workspace)
     later = open_ledger(SiteHome.find("site-a", workspace)).head()
