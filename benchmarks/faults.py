@@ -62,7 +62,10 @@ class Keeper:
                 self.restarts += 1
                 self._bed.start(name)
 
-    def stop(self) -> None:
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         self._over.set()
         self._thread.join()
 
@@ -224,6 +227,45 @@ def small_disks(bed: Testbed) -> Iterator[None]:
             subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
+def table(
+    bed: Testbed, keeper: Keeper, calm: Outcome, options: argparse.Namespace
+) -> tuple[bool, list[tuple[str, str, int]]]:
+    """All kinds of faults at all moments; whether nothing else came of them, and a line per kind."""
+    dice, span, wrong = random.Random(options.seed), calm.seconds, 0
+    lines: list[tuple[str, str, int]] = []
+    for kind in options.kinds:
+        same = quorum = other = 0
+        for number in range(options.moments):
+            moment = dice.uniform(0.03, 0.9) * span
+            said: list[str] = []
+
+            def disturb(moment: float = moment, kind: str = kind, said: Any = said) -> None:
+                time.sleep(moment)
+                said.append(FAULTS[kind](bed, dice))
+
+            restarts = keeper.restarts
+            ended = train(bed, disturb, options.timeout)
+            whole, span = verified(bed), min(span, ended.seconds)
+            fine = whole and (ended.same(calm) or ended.quorum)
+            same, quorum, other = (
+                same + (fine and ended.same(calm)),
+                quorum + (fine and ended.quorum),
+                other + (not fine),
+            )
+            verdict = "same digests" if ended.same(calm) else ended.why or "OTHER DIGESTS"
+            late = " after its end" if ended.seconds < moment else ""
+            print(
+                f"{kind:18} {number + 1:2} at {moment:4.0f} s{late} ({', '.join(said)}): "
+                f"{ended.state}, {verdict}, {ended.seconds:.0f} s, "
+                f"{keeper.restarts - restarts} restarts, "
+                f"ledgers {'verified' if whole else 'DAMAGED'}",
+                flush=True,
+            )
+        wrong += other
+        lines.append((kind, f"{same} / {quorum} / {other}", options.moments))
+    return not wrong, lines
+
+
 def run(options: argparse.Namespace) -> int:
     changes = ["tracking.enabled=false"]
     changes += [f"federation.deadline_seconds={options.deadline}"]
@@ -234,7 +276,6 @@ def run(options: argparse.Namespace) -> int:
         namespaces=options.inside,
         server={"heartbeat_seconds": 20, "eager": True},
     )
-    lines: list[tuple[str, str, str]] = []
     with bed, small_disks(bed):
         bed.enrol(say=lambda text: print(text, flush=True))
         bed.api().wait_dag(DAG, 0.0)
@@ -243,35 +284,8 @@ def run(options: argparse.Namespace) -> int:
         if calm.state != "success" or calm.result is None:
             print("Nothing can be compared.")
             return 1
-        keeper = Keeper(bed)
-        dice, span = random.Random(options.seed), calm.seconds
-        good = True
-        for kind in options.kinds:
-            same = quorum = wrong = 0
-            for number in range(options.moments):
-                moment = dice.uniform(0.03, 0.9) * span
-                said: list[str] = []
-
-                def disturb(moment: float = moment, kind: str = kind, said: Any = said) -> None:
-                    time.sleep(moment)
-                    said.append(FAULTS[kind](bed, dice))
-
-                restarts = keeper.restarts
-                ended = train(bed, disturb, options.timeout)
-                whole, span = verified(bed), min(span, ended.seconds)
-                fine = ended.same(calm) or ended.quorum
-                same, quorum = same + ended.same(calm), quorum + ended.quorum
-                wrong += not (fine and whole)
-                verdict = "same digests" if ended.same(calm) else ended.why or "OTHER DIGESTS"
-                print(
-                    f"{kind:18} {number + 1:2} at {moment:4.0f} s ({', '.join(said)}): {ended.state}, "
-                    f"{verdict}, {ended.seconds:.0f} s, {keeper.restarts - restarts} restarts, "
-                    f"ledgers {'verified' if whole else 'DAMAGED'}",
-                    flush=True,
-                )
-            good = good and not wrong
-            lines.append((kind, f"{same} / {quorum} / {wrong}", f"{options.moments}"))
-        keeper.stop()
+        with Keeper(bed) as keeper:
+            good, lines = table(bed, keeper, calm, options)
     row(
         "faults at random moments of a run over three sites: as undisturbed / quorum error / else",
         "; ".join(f"{kind} {found} of {count}" for kind, found, count in lines),
