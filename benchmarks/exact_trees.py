@@ -246,6 +246,8 @@ def draw(found: dict[str, list[tuple[int, float]]]) -> None:
         axis.loglog(sizes, seconds, "o-", color="#1f6f8b")
         line = [seconds[-1] * size / sizes[-1] for size in sizes]
         axis.loglog(sizes, line, ":", color="0.6", label="linear")
+        axis.set_xticks(sizes, labels=[f"{size:,}" for size in sizes])
+        axis.xaxis.minorticks_off()
         axis.set_xlabel(over + (", 100,000 rows" if over == "sites" else ", 4 sites"))
         axis.legend(frameon=False)
     axes[0].set_ylabel("processor seconds per tree, depth 6")
