@@ -59,7 +59,7 @@ class Child:
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
+            env={**_environment(), **(environment or {}), "PYTHONPATH": paths},
         )
         self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._errors: list[str] = []
@@ -134,6 +134,11 @@ class Child:
             for line in stream:
                 self._errors.append(line)
                 del self._errors[:-200]
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what opens the signing key: the child speaks to foreign machines."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("FOLKMOOT_PASSPHRASE")}
 
 
 def job() -> dict[str, Any]:

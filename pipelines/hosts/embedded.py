@@ -97,7 +97,11 @@ class Walk:
                 self.do(step)
             return
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(self.do, steps))
+            try:
+                list(pool.map(self.do, steps))
+            except KeyboardInterrupt:
+                self.context.cache["stopped"] = True  # a session would go on to its end
+                raise
 
     def _enough(self, step: Step) -> None:
         """Where the quorum is lost, a site's own error says more than the count of sites."""

@@ -169,11 +169,11 @@ class _Session:
         environment = {"no_grpc_proxy": tracker.address, "OMP_WAIT_POLICY": "passive"}
         with self._private() as folder, Child(_WORKER, folder, environment) as child:
             self._save_start(folder)  # long at a large site: before anybody waits for it
+            limit = time.monotonic() + seconds
             try:
                 place.tell(f"hello-{name}", hello, self.home.key())
-            except ProtocolError:
-                raise self._lost(f"Site {name} was started anew within a session") from None
-            limit = time.monotonic() + seconds
+            except ProtocolError:  # said before this site was started anew
+                return self._anew(place, limit)
             while (started := place.hear("start.json", self._tracker)) is None:
                 if (over := place.hear("over.json", self._tracker)) is not None:
                     return self._ended(over, have)
@@ -192,6 +192,15 @@ class _Session:
         while (over := place.hear("over.json", self._tracker)) is None:
             self._wait(limit, "The tracker did not end the session")
         return self._ended(over, (digest(data), data))
+
+    def _anew(self, place: Place, limit: float) -> bytes | None:
+        """Leave an attempt that went on without this process, and wait until it is over for all."""
+        left = self._lost(f"Site {self.home.name} was started anew within a session")
+        with suppress(ProtocolError):  # said before as well
+            place.tell(f"failed-{self.home.name}", dict(left.crossing()), self.home.key())
+        while (over := place.hear("over.json", self._tracker)) is None:
+            self._wait(limit, "The tracker did not end the session")
+        return self._ended(over, self._have())
 
     def _watch(self, place: Place, child: Child, limit: float) -> dict[str, Any] | None:
         """Follow the worker to its end; returns the tracker's word where the session ended before."""

@@ -131,11 +131,11 @@ class _Watch:
     def _session(self, server: Child, folder: Path) -> str:
         """Digest of the trees that all sites hold."""
         hellos = self._hellos()
-        have = {hello.get("have") for hello in hellos.values()}
-        if len(have) == 1 and None not in have:
+        have = {_text(hello.get("have")) for hello in hellos.values()}
+        if len(have) == 1 and "" not in have:
             # All were stopped between their last step and the last word: nothing is to be repeated.
-            return str(have.pop())
-        released = [site for site, hello in hellos.items() if hello["certificate"] is None]
+            return have.pop()
+        released = [site for site, hello in hellos.items() if hello.get("certificate") is None]
         if released:
             others = [site for site in self.sites if site not in released]
             raise ProtocolError(
@@ -147,7 +147,7 @@ class _Watch:
             )
         tracker, seconds = self._settings, self.context.params.federation.deadline_seconds
         own, private = issue("coordinator", tracker.address, seconds)
-        allowed = [checked(hellos[s]["certificate"], f"Site {s}") for s in self.sites]
+        allowed = [checked(hellos[s].get("certificate"), f"Site {s}") for s in self.sites]
         files = write(folder, {"own": own, "key": private, "sites": "".join(allowed)})
         values = {
             "world": len(self.sites),
@@ -217,9 +217,10 @@ class _Watch:
                 beat = self._hear(f"beat-{sign.beats}", site)
                 if beat is not None:
                     sign.beats, sign.heard = sign.beats + 1, time.monotonic()
-                    sign.step = int(beat["step"])
+                    step = beat.get("step")
+                    sign.step = step if isinstance(step, int) else sign.step
                 if (word := self._hear("done", site)) is not None:
-                    done[site] = str(word["trees"])
+                    done[site] = _text(word.get("trees"))
             if len(done) == len(self.sites):
                 break
             now = time.monotonic()
@@ -257,11 +258,10 @@ class _Watch:
         for site in self.sites:
             word = self._hear("failed", site)
             if word is not None:
-                message = f"Site {site} left the session: {str(word.get('message', ''))[:500]}"
-                if str(word.get("code", "")).startswith("transient."):
+                message = f"Site {site} left the session: {_text(word.get('message'))}"
+                if _text(word.get("code")).startswith("transient."):
                     raise _ended(message.rstrip("."), site)
-                remedy = str(word.get("remedy", ""))[:500]
-                raise RoundError("round.site-failed", message, remedy, site=site)
+                raise RoundError("round.site-failed", message, _text(word.get("remedy")), site=site)
 
     def _hear(self, name: str, site: str) -> dict[str, Any] | None:
         return self.place.hear(f"{name}-{site}", self.context.roster.key(site))
@@ -296,6 +296,8 @@ class _Watch:
 
     def _pause(self) -> None:
         lock.touch(self.context.workspace, self.context.federation)
+        if self.context.cache.get("stopped"):
+            raise _ended("The run was stopped")
         time.sleep(0.05 if self.context.store.path("a") is not None else 1.0)
 
     @property
@@ -311,6 +313,12 @@ def _private(workspace: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=root, prefix=".live-") as folder:
         os.chmod(folder, 0o700)
         yield Path(folder).absolute()
+
+
+def _text(value: object) -> str:
+    """A short printable line of what a site sent."""
+    text = value if isinstance(value, str) else ""
+    return "".join(c for c in text[:500] if c.isprintable())
 
 
 def _named(sites: list[str]) -> str:
