@@ -150,7 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
         params = parse_params({"federation": {"workspace": str(folder / "work")}})
         port = free_port(0)
         settings = ServerSettings(url=f"https://127.0.0.1:{port}", listen="127.0.0.1")
-        with Coordinator(params, folder / "work", settings, services=[SITES]) as airflow:
+        airflow = Coordinator(params, folder / "work", settings, services=[SITES])
+        with airflow:
             for site, key in keys.items():
                 airflow.sites.add(site, Member(public_text(key)))
             run = "demo/runs/run-1"
