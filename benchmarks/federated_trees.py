@@ -2,8 +2,8 @@
 
 200,000 x 28 rows over 4 sites, depth 6, as ``benchmarks.exact_trees``: four workers and the tracker as
 processes of their own, TLS on loopback, against ``xgboost.train`` on the pooled rows in this process,
-in turn, on the same cores.  Training is from when all are connected to the last tree, bin edges in it; the
-whole has processes, certificates, release and aggregation in it.  Both begin with encoded rows.
+in turn, on the same cores.  Training is from when all are connected to the last tree, bin edges in
+it; the whole has processes, certificates, release and aggregation in it.  Both begin with encoded rows.
 Processor time is told as well: on a machine that others use, wall times of threads that wait for each
 other say little.
 """
