@@ -32,6 +32,7 @@ def test_no_request_breaks_the_exchange_or_makes_it_tell(tmp_path: Path) -> None
         (400, b"no json"),
         (200, fuzzer.CANARY.encode()),
     ],
+    ids=["fault", "undescribed", "input", "traceback", "folder", "no-json", "canary"],
 )
 def test_the_fuzzer_sees_what_it_looks_for(tmp_path: Path, status: int, body: bytes) -> None:
     ready = fuzzer.Bench({}, {}, None, tmp_path)
