@@ -30,7 +30,8 @@ def bucket() -> Iterator[tuple[str, dict[str, object]]]:
     options: dict[str, object] = {"endpoint_url": f"http://{host}:{port}"}
     import s3fs
 
-    s3fs.S3FileSystem(**options).mkdir("federation")
+    # Its buckets outlive the server where a test worker comes back to this module.
+    s3fs.S3FileSystem(**options).makedirs("federation", exist_ok=True)
     yield "s3://federation/exchange", options
     server.stop()
 
