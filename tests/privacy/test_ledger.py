@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -247,3 +248,28 @@ def test_a_fork_opens_the_ledger_for_itself(tmp_path: Path) -> None:
     kinds = [entry.kind for entry in ledger.entries()][3:]
     assert kinds == ["reserve", "abandon", "reserve"]
     assert ledger.verify() == 6
+
+
+def _open_at_once(path: Path, barrier: Any, heads: Any) -> None:
+    barrier.wait()
+    try:
+        heads.put(Ledger(path, "site-a", KEY).head())
+    except BaseException as error:
+        heads.put(repr(error))
+
+
+def test_processes_that_make_it_together_find_one_ledger(tmp_path: Path) -> None:
+    """SQLite refuses a second switch to WAL at once, however long it may wait."""
+    fork = multiprocessing.get_context("fork")
+    for number in range(25):
+        barrier, heads = fork.Barrier(4), fork.Queue()
+        path = tmp_path / str(number) / "ledger.sqlite"
+        workers = [
+            fork.Process(target=_open_at_once, args=(path, barrier, heads)) for _ in range(4)
+        ]
+        for worker in workers:
+            worker.start()
+        found = [heads.get(timeout=60) for _ in workers]
+        for worker in workers:
+            worker.join()
+        assert found == [Ledger(path, "site-a", KEY).head()] * 4

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ class Store:
             self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
         )
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            self._to_wal(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA recursive_triggers = ON")
             self._create(db)
@@ -182,6 +183,18 @@ class Store:
         self._connection, self._note, self._pid = db, note, os.getpid()
         self._inode = self.path.stat().st_ino
         return db
+
+    def _to_wal(self, db: sqlite3.Connection) -> None:
+        """Two that switch a new file together: SQLite refuses one at once, whatever its timeout."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not _busy(error) or time.monotonic() > until:
+                    raise
+            time.sleep(0.005)
 
     def _create(self, db: sqlite3.Connection) -> None:
         """Tables and first entry, together or not at all."""
@@ -236,15 +249,14 @@ class Store:
         except FolkmootError:
             raise
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if code is not None and code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            if _busy(error):
                 raise TransientError(
                     "transient.locked",
                     f"The ledger of site {self.site} is locked by another process.",
                     "Wait for the other process; nothing was released.",
                     site=self.site,
                 ) from None
-            if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
+            if _code(error) == sqlite3.SQLITE_FULL:
                 raise TransientError(
                     "transient.disk-full",
                     f"No space is left for the ledger of site {self.site}; nothing was released.",
@@ -254,6 +266,16 @@ class Store:
             raise broken(self.site, f"cannot be used ({type(error).__name__})") from None
         except (ValueError, PermissionError, IsADirectoryError) as error:
             raise broken(self.site, f"cannot be read ({type(error).__name__})") from None
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """Primary result code."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _busy(error: sqlite3.Error) -> bool:
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def broken(site: str, what: str) -> PrivacyError:
