@@ -20,7 +20,7 @@ from pipelines.hosts.execute import store_of
 from pipelines.simulation import ensure_sites
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS = 6
+ROUNDS = 8
 
 
 @dataclass
