@@ -14,7 +14,7 @@ import pytest
 
 from folkmoot.exchange import ExchangeStore
 from folkmoot.params import Params, parse_params
-from pipelines.hosts.airflow_run import local_airflow
+from pipelines.hosts.airflow_run import environment
 from pipelines.hosts.airflow_services import Services
 from pipelines.hosts.execute import store_of
 from pipelines.simulation import ensure_sites
@@ -55,7 +55,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
             "schedule": {"cron": None, "refresh_cron": None, "on_new_data": True},
         }
     )
-    with local_airflow(params, workspace, scheduled=True, eager=True) as airflow:
+    told = environment(params, workspace, scheduled=True)
+    # Any port: test workers that start together would both take 8080.
+    with Services(workspace / "airflow", environment=told, port=0, eager=True) as airflow:
         began = time.time()
         ensure_sites(params, workspace)
         airflow.wait_ready()
