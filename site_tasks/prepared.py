@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
-from folkmoot.errors import DataError, PrivacyError
+from folkmoot.errors import DataError, PrivacyError, RoundError
 from folkmoot.features import FeatureSpace, feature_space
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
@@ -41,6 +41,7 @@ __all__ = [
     "Stages",
     "accounted",
     "enough_rows",
+    "hold_rows_limit",
     "load_prepared",
     "run_record",
     "write_folder",
@@ -161,6 +162,23 @@ class Prepared:
                 self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False
             )
         return self._open[name]
+
+
+def hold_rows_limit(prepared: Prepared, context: RunContext, home: SiteHome) -> None:
+    """Refuse more training rows than sums of gradients are exact for.
+
+    Raises
+    ------
+    RoundError
+        ``round.diverged``.
+    """
+    if prepared.rows["train"] > context.params.aggregation.rows_limit:
+        raise RoundError(
+            "round.diverged",
+            "A site has more training rows than aggregation.rows_limit, for which sums are exact.",
+            "Raise aggregation.rows_limit to the rows of the largest site.",
+            site=home.name,
+        )
 
 
 def load_prepared(context: RunContext, home: SiteHome) -> Prepared:

@@ -28,7 +28,7 @@ from folkmoot.wire import Artefact
 from site_tasks.evaluate import counts_of, load_model
 from site_tasks.home import SiteHome
 from site_tasks.margins import margins
-from site_tasks.prepared import Prepared, load_prepared
+from site_tasks.prepared import Prepared, hold_rows_limit, load_prepared
 from site_tasks.release import release
 
 if TYPE_CHECKING:
@@ -70,13 +70,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     home = SiteHome.find(step.place, context.workspace)
     prepared = load_prepared(context, home)
     model, model_digest = load_model(context, keys.model(step.round - 1), prepared)
-    if prepared.rows["train"] > context.params.aggregation.rows_limit:
-        raise RoundError(
-            "round.diverged",
-            "A site has more training rows than aggregation.rows_limit, for which sums are exact.",
-            "Raise aggregation.rows_limit to the rows of the largest site.",
-            site=home.name,
-        )
+    hold_rows_limit(prepared, context, home)
     growing = _growing(model, home)
 
     def make() -> dict[str, Part]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from folkmoot.errors import PrivacyError, RoundError
+from folkmoot.errors import PrivacyError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import Part, Statistics
 from site_tasks import permissions
 from site_tasks.evaluate import load_model
 from site_tasks.home import SiteHome
-from site_tasks.prepared import load_prepared
+from site_tasks.prepared import hold_rows_limit, load_prepared
 from site_tasks.release import release
 
 __all__ = ["join"]
@@ -46,13 +46,7 @@ def join(step: Step, context: RunContext) -> list[ArtifactRef]:
     home = SiteHome.find(step.place, context.workspace)
     prepared = load_prepared(context, home)
     _, model_digest = load_model(context, keys.model(step.round - 1), prepared)
-    if prepared.rows["train"] > context.params.aggregation.rows_limit:
-        raise RoundError(
-            "round.diverged",
-            "A site has more training rows than aggregation.rows_limit, for which sums are exact.",
-            "Raise aggregation.rows_limit to the rows of the largest site.",
-            site=home.name,
-        )
+    hold_rows_limit(prepared, context, home)
 
     least = permissions.fewest_contributors(context, home)
     if len(context.params.federation.members) < least:
