@@ -174,7 +174,6 @@ def _at_site(kind: str, site: str) -> DAG | None:
             step="",
             site=site,
             project=project,
-            execution_timeout=_deadline(project.params),
             owner=site,
             **at_site(site),
         )

@@ -152,6 +152,9 @@ class ProjectTask(BaseOperator):  # type: ignore[misc]
     #: Codes of errors that are retried besides those that are retryable anyway.
     patient: frozenset[str] = frozenset()
 
+    #: Seconds that the task may take, where its run says so rather than the project.
+    deadline: int | None = None
+
     def __init__(self, *, project: Project, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.project = project
@@ -162,7 +165,7 @@ class ProjectTask(BaseOperator):  # type: ignore[misc]
             with self.project.folder():
                 return self.work(context)
         except AirflowTaskTimeout:
-            seconds = self.project.params.federation.deadline_seconds
+            seconds = self.deadline or self.project.params.federation.deadline_seconds
             raise AirflowFailException(
                 f"{self.task_id} did not finish within {seconds} s (federation.deadline_seconds)."
             ) from None

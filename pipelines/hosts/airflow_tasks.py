@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
+from airflow.sdk.execution_time.timeout import timeout
 
 from folkmoot.errors import ConfigError, ProtocolError, RoundError
 from folkmoot.params import Params, parse_params
@@ -147,17 +148,22 @@ class SiteTask(ProjectTask):
         run = self.project.context(self.run(context))
         plan = plan_of(run.params, run.contract)
         if self.step:
-            step = plan.step(self.step)
-        else:
-            own = {task_id(s): s for s in plan if s.place == self.site}
-            if self.task_id not in own:
-                raise ProtocolError(
-                    "protocol.mismatch",
-                    f"The plan of run {run.run} has no task {self.task_id} for this site.",
-                    "Compare the versions of folkmoot at coordinator and site.",
-                    site=self.site,
-                )
-            step = own[self.task_id]
+            return self._refs(plan.step(self.step), run)
+        own = {task_id(s): s for s in plan if s.place == self.site}
+        if self.task_id not in own:
+            raise ProtocolError(
+                "protocol.mismatch",
+                f"The plan of run {run.run} has no task {self.task_id} for this site.",
+                "Compare the versions of folkmoot at coordinator and site.",
+                site=self.site,
+            )
+        # A site's settings do not have the federation's deadline: it is the run's.
+        self.deadline = run.params.federation.deadline_seconds
+        with timeout(self.deadline):
+            return self._refs(own[self.task_id], run)
+
+    @staticmethod
+    def _refs(step: Step, run: RunContext) -> list[dict[str, str | int]] | None:
         return [ref.to_dict() for ref in execute(_bound(step, run), run)] or None
 
 
