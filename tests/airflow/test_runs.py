@@ -143,6 +143,14 @@ def test_a_lost_quorum_ends_the_run_and_frees_the_federation(federation: Federat
     assert lock.holder(federation.workspace, "demo") is None
 
 
+def test_a_login_that_is_over_is_made_anew(federation: Federation) -> None:
+    """It is good for a day: a run that waits for a site may take longer."""
+    airflow = federation.airflow
+    assert airflow.api("GET", "/dags")["total_entries"]
+    airflow._client.headers["Authorization"] = "Bearer expired"
+    assert airflow.api("GET", "/dags")["total_entries"]
+
+
 def test_the_form_refuses_bad_values(federation: Federation) -> None:
     for bad in ({"rounds": ROUNDS + 1}, {"l2": -1.0}, {"mechanism": "magic"}):
         with pytest.raises(httpx.HTTPStatusError) as refused:
