@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import PrivacyError, ProtocolError
-from folkmoot.identity import Roster, verify
+from folkmoot.identity import Roster, verified
 from folkmoot.secure.layout import Layout
 from folkmoot.wire import Artefact, decode, digest
 
@@ -233,7 +233,7 @@ def open_released(data: bytes, roster: Roster, expect: Mapping[str, Any]) -> Rel
     """
     site = str(expect["site"])
     what = f"the {expect.get('step', 'update')} artefact of site {site}"
-    artefact = decode(verify(data, roster.key(site), what=what), kind="update")
+    artefact = decode(verified(data, roster.key(site), what=what), kind="update")
     for key, value in expect.items():
         if artefact.meta.get(key) != value:
             raise ProtocolError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError
 
-__all__ = ["Artefact", "canonical_json", "decode", "digest", "encode"]
+__all__ = ["Artefact", "canonical_json", "decode", "digest", "encode", "pieces", "remember"]
 
 MAGIC = b"FOLKMOOT"
 VERSION = 1
@@ -40,6 +41,9 @@ _CANONICAL = json.JSONEncoder(
 )
 
 Array = NDArray[Any]
+#: What :func:`remember` keeps, one per thread and up to this many bytes.
+_lately = threading.local()
+_LATELY_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,18 @@ def canonical_json(value: object) -> bytes:
 
 def digest(data: bytes | memoryview) -> str:
     """SHA-256 of ``data``, as 64 hex characters."""
+    if getattr(_lately, "data", None) is data:
+        return str(_lately.digest)
     return hashlib.sha256(data).hexdigest()
+
+
+def remember(data: bytes, digest: str) -> None:
+    """Keep the digest of the object ``data``, which this thread is asked about again in a moment.
+
+    Whoever signs or verifies has read all bytes already; large releases would be read five times.
+    """
+    if len(data) <= _LATELY_BYTES:
+        _lately.data, _lately.digest = data, digest
 
 
 def encode(artefact: Artefact) -> bytes:
@@ -79,8 +94,19 @@ def encode(artefact: Artefact) -> bytes:
     ProtocolError
         ``protocol.format`` for a dtype that may not travel.
     """
+    return b"".join(pieces(artefact))
+
+
+def pieces(artefact: Artefact) -> list[bytes | memoryview]:
+    """What :func:`encode` joins, arrays as they lie in memory; to be signed without a copy.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.format`` for a dtype that may not travel.
+    """
     entries: list[dict[str, Any]] = []
-    chunks: list[bytes] = []
+    chunks: list[bytes | memoryview] = []
     offset = 0
     for name in sorted(artefact.arrays):
         array = np.asarray(artefact.arrays[name])
@@ -96,23 +122,21 @@ def encode(artefact: Artefact) -> bytes:
             {"name": name, "dtype": array.dtype.str, "shape": list(array.shape), "offset": offset}
         )
         padding = -array.nbytes % ALIGN
-        chunks += [array.tobytes(), bytes(padding)]
+        chunks += [array.reshape(-1).view(np.uint8).data, bytes(padding)]
         offset += array.nbytes + padding
     header = canonical_json(
         {"kind": artefact.kind, "meta": dict(artefact.meta), "arrays": entries, "bytes": offset}
     )
     start = _PREFIX.size + len(header)
-    return b"".join(
-        [_PREFIX.pack(MAGIC, VERSION, len(header)), header, bytes(-start % ALIGN), *chunks]
-    )
+    return [_PREFIX.pack(MAGIC, VERSION, len(header)), header, bytes(-start % ALIGN), *chunks]
 
 
-def decode(data: bytes, *, kind: str | None = None) -> Artefact:
+def decode(data: bytes | memoryview, *, kind: str | None = None) -> Artefact:
     """Decode bytes that may come from another party.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         The whole artefact.
     kind : str, optional
         Kind that is expected.
@@ -140,10 +164,11 @@ def decode(data: bytes, *, kind: str | None = None) -> Artefact:
     if len(data) < start:
         raise _truncated(len(data))
     try:
-        header = json.loads(data[_PREFIX.size : start])
+        text = bytes(data[_PREFIX.size : start])
+        header = json.loads(text)
         # One spelling per content, and nothing in it (infinities, lone surrogates, keys twice)
         # that could not be written again.
-        if canonical_json(header) != data[_PREFIX.size : start]:
+        if canonical_json(header) != text:
             raise ValueError
         found, meta, entries, total = (header[k] for k in ("kind", "meta", "arrays", "bytes"))
         if not isinstance(found, str) or not isinstance(meta, dict) or type(total) is not int:
@@ -168,7 +193,7 @@ def decode(data: bytes, *, kind: str | None = None) -> Artefact:
     return Artefact(found, meta, arrays)
 
 
-def _array(data: bytes, start: int, total: int, entry: Mapping[str, Any]) -> Array:
+def _array(data: bytes | memoryview, start: int, total: int, entry: Mapping[str, Any]) -> Array:
     if entry["dtype"] not in DTYPES:
         raise ValueError
     dtype = np.dtype(entry["dtype"])

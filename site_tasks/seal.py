@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from folkmoot.identity import sign
 from folkmoot.updates import MaskedUpdate, PrivatisedUpdate, to_artefact
-from folkmoot.wire import encode
+from folkmoot.wire import pieces
 
 __all__ = ["seal"]
 
@@ -33,4 +33,4 @@ def seal(
     PrivacyError
         ``privacy.order`` for anything that did not come from privatise.
     """
-    return sign(encode(to_artefact(meta, update)), key)
+    return sign(pieces(to_artefact(meta, update)), key)

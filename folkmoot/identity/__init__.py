@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from folkmoot.identity.keys import load_key, new_key, public_text
 from folkmoot.identity.roster import Roster
-from folkmoot.identity.signatures import sign, verify
+from folkmoot.identity.signatures import sign, verified, verify
 
-__all__ = ["Roster", "load_key", "new_key", "public_text", "sign", "verify"]
+__all__ = ["Roster", "load_key", "new_key", "public_text", "sign", "verified", "verify"]

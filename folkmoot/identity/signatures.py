@@ -8,13 +8,15 @@ twice, by SHA-512, which took half the time of a run of histograms.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from folkmoot.errors import ProtocolError
+from folkmoot.wire import remember
 
-__all__ = ["sign", "verify"]
+__all__ = ["sign", "verified", "verify"]
 
 MARK = b"FOLKMOOT-SIGNATURE-1"
 #: Stands before a signature of the data's SHA-256.
@@ -27,18 +29,32 @@ _own: list[tuple[bytes, bytes] | None] = [None] * 256
 _OWN_BYTES = 64 * 1024  # longer ones are not kept
 
 
-def sign(data: bytes, key: Ed25519PrivateKey) -> bytes:
-    """``data`` followed by a mark and its signature (84 bytes)."""
-    mark = LONG_MARK if len(data) > _LONG else MARK
-    signature = key.sign(_message(mark, data))
-    signed = b"".join((data, mark, signature))
+def sign(data: bytes | Sequence[bytes | memoryview], key: Ed25519PrivateKey) -> bytes:
+    """``data``, whole or in pieces, followed by a mark and its signature (84 bytes); reads it once."""
+    parts: list[bytes | memoryview] = [data] if isinstance(data, bytes) else list(data)
+    if sum(map(len, parts)) <= _LONG:
+        data = b"".join(parts)
+        signed = b"".join((data, MARK, key.sign(MARK + data)))
+    else:
+        read = hashlib.sha256()
+        for part in parts:
+            read.update(part)
+        tail = LONG_MARK + key.sign(LONG_MARK + read.digest())
+        read.update(tail)
+        signed = b"".join((*parts, tail))
+        remember(signed, read.hexdigest())
     if len(signed) <= _OWN_BYTES:
-        _own[signature[0]] = key.public_key().public_bytes_raw(), signed
+        _own[signed[-64]] = key.public_key().public_bytes_raw(), signed
     return signed
 
 
 def verify(signed: bytes, key: Ed25519PublicKey, *, what: str) -> bytes:
-    """The data of :func:`sign`, where the signature holds.
+    """As :func:`verified`, as bytes of their own."""
+    return bytes(verified(signed, key, what=what))
+
+
+def verified(signed: bytes, key: Ed25519PublicKey, *, what: str) -> memoryview:
+    """The data of :func:`sign`, where the signature holds; O(bytes), without a copy.
 
     Bytes that this very process signed with the key asked about, compared whole, are not put to the
     curve again: in the embedded host most of what is read was signed a moment ago.
@@ -55,11 +71,17 @@ def verify(signed: bytes, key: Ed25519PublicKey, *, what: str) -> bytes:
             f"{what} is empty, truncated or not signed.",
             "Run the site's step again; nothing was read from it.",
         )
-    data = signed[:-_TAIL]
+    data = memoryview(signed)[:-_TAIL]
     if _own[signed[-64]] == (key.public_bytes_raw(), signed):
         return data
+    message = bytes(data) if mark == MARK else b""
+    if mark == LONG_MARK:
+        read = hashlib.sha256(data)
+        message = read.digest()
+        read.update(signed[-_TAIL:])
+        remember(signed, read.hexdigest())
     try:
-        key.verify(signed[-64:], _message(mark, data))
+        key.verify(signed[-64:], mark + message)
     except InvalidSignature:
         raise ProtocolError(
             "protocol.signature",
@@ -67,8 +89,3 @@ def verify(signed: bytes, key: Ed25519PublicKey, *, what: str) -> bytes:
             "Compare the roster's key with the site's public.toml; treat the update as forged.",
         ) from None
     return data
-
-
-def _message(mark: bytes, data: bytes) -> bytes:
-    """What is signed: the mark, and the data or its SHA-256."""
-    return mark + (hashlib.sha256(data).digest() if mark == LONG_MARK else data)

@@ -260,7 +260,7 @@ def _total(
         array = part.arrays.get(name) if isinstance(part, Statistics) else None
         fit = array is not None and array.shape == shape and array.dtype == np.int64
         most = grid.most * len(update.sites)
-        if not fit or array is None or (array.size and int(np.abs(array).max()) > most):
+        if not fit or array is None or _reach(array) > most:
             raise ProtocolError(
                 "protocol.mismatch",
                 f"The update of site {update.site} holds no {name} as the model asked for.",
@@ -269,6 +269,10 @@ def _total(
             )
         np.add(total, array, out=total)
     return total
+
+
+def _reach(array: Sums) -> int:
+    return max(int(array.max(initial=0)), -int(array.min(initial=0)))
 
 
 def _kept(context: RunContext, round: int) -> Sums | None:
