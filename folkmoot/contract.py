@@ -34,8 +34,6 @@ Role = Literal[
 
 #: The ways in which a hierarchy is given, besides a file.
 WAYS = ("widths", "levels", "prefixes", "breaks", "calendar", "runs", "table")
-#: Keys that came after the first contracts: unused they leave a contract's digest what it was.
-_LATER = ("calendar", "runs")
 
 
 class Hierarchy(Section):
@@ -230,18 +228,13 @@ class Contract(Section):
         return tuple(self.label.categories or ()) if self.task != "regression" else ()
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON."""
+        """SHA-256 (hex) of the canonical JSON of what it states (:meth:`Section.stated`)."""
         return self.content_digest
 
     @cached_property
     def content_digest(self) -> str:
         """What :meth:`digest` returns: asked for in every step, and the contract is frozen."""
-        values = self.model_dump(mode="json")
-        for column in values["columns"]:
-            for name in _LATER if column["hierarchy"] else ():
-                if not column["hierarchy"][name]:
-                    del column["hierarchy"][name]
-        return hashlib.sha256(canonical_json(values)).hexdigest()
+        return hashlib.sha256(canonical_json(self.stated())).hexdigest()
 
 
 def load_contract(path: str | Path) -> Contract:

@@ -75,6 +75,7 @@ CODES: dict[str, str] = {
     "protocol.mismatch": "An artefact of another run, round, site or shape than expected.",
     "protocol.refused": "The coordinator does not let this site do what it asked for.",
     "protocol.code": "The plan asks for other code than this site runs, or its steward approved.",
+    "protocol.version": "Two sides run versions of folkmoot that do not work together.",
     "protocol.missing": "An artefact that an earlier step should have published is not there.",
     "round.quorum": "Fewer sites than the quorum contributed to a round.",
     "round.diverged": "The global model is no longer finite.",

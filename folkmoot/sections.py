@@ -49,6 +49,14 @@ class Section(BaseModel):
         validate_default=True,
     )
 
+    def stated(self, **options: Any) -> dict[str, Any]:
+        """What differs from the defaults, as JSON values; ``options`` as of ``model_dump``.
+
+        What identities are made of: a key that a later version adds changes none of them where it
+        is not set, so that versions agree on them.  No default changes within a major version.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True, **options)
+
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping.

@@ -195,7 +195,7 @@ def _asked(context: RunContext) -> Anonymisation:
 
 
 def _name(context: RunContext, *parts: str) -> str:
-    settings = _asked(context).model_dump(mode="json")
+    settings = _asked(context).stated()
     return hashlib.sha256(canonical_json([FORMAT, *parts, settings])).hexdigest()
 
 

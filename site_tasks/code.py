@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,21 +59,14 @@ def check(context: RunContext, home: SiteHome) -> None:
                 + (" with changed files" if changed else ""),
             )
     if versions is not None and not _fits(versions):
-        raise _refused(home, f"asks for folkmoot {versions}, and this site runs {_version()}")
-
-
-def _version() -> str:
-    try:
-        return version("folkmoot")
-    except PackageNotFoundError:
-        return folkmoot.__version__
+        raise _refused(home, f"asks for folkmoot {versions}, and this site runs {folkmoot.__version__}")
 
 
 def _fits(versions: str) -> bool:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     try:
-        return SpecifierSet(versions).contains(_version(), prereleases=True)
+        return SpecifierSet(versions).contains(folkmoot.__version__, prereleases=True)
     except InvalidSpecifier:
         return False
 

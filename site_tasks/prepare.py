@@ -320,7 +320,7 @@ def _job(context: RunContext, home: SiteHome, record: Mapping[str, Any], target:
             secret,
             own.dataset.lineage.encode(),
             context.contract.digest().encode(),
-            canonical_json(settings.model_dump(mode="json")),
+            canonical_json(settings.stated()),
         )
         series = home.private / "series" / f"{name}.npz"
     population = own.anonymisation.population

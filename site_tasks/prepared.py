@@ -70,7 +70,7 @@ class Stages:
     def of(fingerprint: str, contract: Contract, params: Params) -> Stages:
         """Names for a dataset version under a contract and params; O(contract)."""
         validated = _name("validate", fingerprint, contract.digest())
-        settings = params.anonymisation.model_dump(mode="json")
+        settings = params.anonymisation.stated()
         anonymised = _name("anonymise", validated, settings, accounted(params))
         privacy = params.privacy
         persons: tuple[object, ...] = ()
@@ -80,7 +80,7 @@ class Stages:
             "encode",
             anonymised,
             params.model.kind,
-            params.data.holdout.model_dump(mode="json"),
+            params.data.holdout.stated(),
             params.data.precision,
             *persons,
         )

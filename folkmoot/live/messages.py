@@ -61,11 +61,10 @@ class Place:
     @cached_property
     def binding(self) -> str:
         """Digest (16 hex characters) of the incoming model and the settings that training depends on."""
-        params = self.context.params.model_dump(
-            mode="json",
+        params = self.context.params.stated(
             include={"federation": {"sites"}, "model": True, "privacy": True, "aggregation": True},
         )
-        params["model"]["trees"].pop("rounds")  # a run may be prolonged
+        params.get("model", {}).get("trees", {}).pop("rounds", None)  # a run may be prolonged
         return digest(canonical_json([self.model, params]))[:16]
 
     def key(self, name: str) -> str:

@@ -320,8 +320,8 @@ class Params(Section):
             )
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of all values."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        """SHA-256 (hex) of the canonical JSON of what they state (:meth:`Section.stated`)."""
+        return hashlib.sha256(canonical_json(self.stated())).hexdigest()
 
 
 def load_params(path: str | Path, overrides: Iterable[str] = ()) -> Params:

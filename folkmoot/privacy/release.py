@@ -112,17 +112,17 @@ def _settings(params: Params) -> Mapping[str, Any]:
     global _latest
     if _latest is not None and _latest[0] is params:
         return _latest[1]
-    model = params.model.chosen.model_dump(mode="json", exclude={"rounds", "early_stopping"})
+    model = params.model.chosen.stated(exclude={"rounds", "early_stopping"})
     settings: dict[str, Any] = {
         "kind": params.model.kind,
         "model": model,
-        "privacy": params.privacy.model_dump(mode="json"),
-        "aggregation": params.aggregation.model_dump(mode="json"),
+        "privacy": params.privacy.stated(),
+        "aggregation": params.aggregation.stated(),
     }
     if params.statistics.active:
         settings = {
             "kind": params.kind,
-            "statistics": params.statistics.model_dump(mode="json"),
+            "statistics": params.statistics.stated(),
             "privacy": settings["privacy"],
             "aggregation": settings["aggregation"],
         }

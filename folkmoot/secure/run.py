@@ -80,8 +80,8 @@ def _plan(context: RunContext) -> str:
     sections = {"data", "anonymisation", "model", "privacy", "aggregation"}
     if context.params.statistics.active:
         sections.add("statistics")
-    params = context.params.model_dump(mode="json", include=sections)
-    params["anonymisation"]["settled"] = None  # one plan before and after the agreement
+    params = context.params.stated(include=sections)
+    params.get("anonymisation", {}).pop("settled", None)  # one plan before and after the agreement
     values = {
         "params": params,
         "quorum": context.params.federation.required,

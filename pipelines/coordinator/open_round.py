@@ -12,6 +12,7 @@ from folkmoot.contract import Contract
 from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef, ExchangeStore
 from folkmoot.identity import Roster
+from folkmoot.opening import opening, same_settings
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.wire import canonical_json, encode
@@ -38,7 +39,7 @@ def run_name(params: Params, contract: Contract, roster: Roster, store: Exchange
     name = f"{prefix}{last}"
     if last and store.find(f"{folder}/{name}/{keys.RESULT}") is None:
         opened = store.find(f"{folder}/{name}/{keys.RUN}")
-        if opened in {None, canonical_json(_opening(name, params, contract, roster))}:
+        if opened is None or _same(opened, opening(name, params, contract, roster)):
             return name
     return f"{prefix}{last + 1}"
 
@@ -61,7 +62,7 @@ def open_run(
     """
     for site in params.federation.members:
         roster.key(site)
-    values = _opening(run, params, contract, roster)
+    values = opening(run, params, contract, roster)
     known = replace(roster, keys=values["roster"])
     context = RunContext(run, params, contract, known, store, workspace)
     try:
@@ -70,8 +71,10 @@ def open_run(
     except ProtocolError as error:
         if error.code != "protocol.conflict":
             raise
-        opened = json.loads(store.get(context.key(keys.RUN)))
-        other = sorted({*_different("", opened, values)}) or ["the version of folkmoot"]
+        found = store.get(context.key(keys.RUN))
+        if same_settings(found, values):  # opened by another version
+            return context
+        other = sorted({*_different("", json.loads(found), values)})
         raise ProtocolError(
             error.code,
             f"Run {run} of federation {params.federation.name} was opened with other settings: "
@@ -81,23 +84,18 @@ def open_run(
     return context
 
 
-def _opening(run: str, params: Params, contract: Contract, roster: Roster) -> dict[str, Any]:
-    """What ``run.json`` holds; of the roster the members alone."""
-    own = {} if roster.coordinator is None else {"coordinator": roster.coordinator}
-    return {
-        **own,
-        "run": run,
-        "federation": params.federation.name,
-        "params": params.model_dump(mode="json"),
-        "contract": contract.model_dump(mode="json"),
-        "roster": {s: roster.keys[s] for s in params.federation.members if s in roster.keys},
-    }
+def _same(opened: bytes, wanted: dict[str, Any]) -> bool:
+    """As `same_settings`; a run of a version too far away is another one."""
+    try:
+        return same_settings(opened, wanted)
+    except ProtocolError:
+        return False
 
 
 def _different(key: str, one: Any, other: Any) -> Iterator[str]:
     """Keys of params that differ; of contract and roster the name alone."""
     if isinstance(one, dict) and isinstance(other, dict) and key not in {"contract", "roster"}:
-        for name in {*one, *other}:
+        for name in {*one, *other} - ({"folkmoot", "defaults"} if not key else set()):
             inner = f"{key}.{name}".removeprefix(".").removeprefix("params.")
             yield from _different(inner, one.get(name), other.get(name))
     elif one != other:

@@ -22,6 +22,7 @@ import yaml
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.identity import Roster
+from folkmoot.opening import read_opening
 from folkmoot.params import Params, load_params
 from folkmoot.plan import keys
 from pipelines.coordinator.open_round import run_name
@@ -107,7 +108,7 @@ def _make_project(params: Params, run: str | None, workspace: Path) -> Project:
     roster = Roster.load(root / "roster.toml")
     name = run or run_name(params, contract_for(params), roster, store)
     opened = store.find(f"{params.federation.name}/runs/{name}/{keys.RUN}")
-    if opened is not None and json.loads(opened)["params"] != params.model_dump(mode="json"):
+    if opened is not None and read_opening(opened, name, params.federation.name)[0] != params:
         raise ProtocolError(
             "protocol.conflict",
             f"Run {name} of federation {params.federation.name} was opened with other params.",

@@ -6,15 +6,12 @@ Every host calls this function and has no training, privacy or aggregation code 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from folkmoot.agreement import settled
-from folkmoot.contract import Contract
-from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef, ExchangeStore
-from folkmoot.identity import Roster
+from folkmoot.opening import read_opening
 from folkmoot.params import Params
 from folkmoot.plan import COORDINATOR, RunContext, Step, keys
 
@@ -77,29 +74,11 @@ def open_context(run: str, federation: str, store: ExchangeStore, workspace: Pat
     Raises
     ------
     ProtocolError
-        ``protocol.missing`` for a run that was not opened, ``protocol.format`` for a damaged
-        ``run.json``, ``protocol.mismatch`` for another run's.
+        ``protocol.missing`` for a run that was not opened, else as
+        :func:`folkmoot.opening.read_opening`.
     """
     data = store.get(f"{federation}/runs/{run}/{keys.RUN}")
-    try:
-        values = json.loads(data)
-        params = Params.model_validate(values["params"])
-        contract = Contract.model_validate(values["contract"])
-        known = {str(site): str(key) for site, key in values["roster"].items()}
-        own = values.get("coordinator")
-        roster = Roster(known, None if own is None else str(own))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ProtocolError(
-            "protocol.format",
-            f"{keys.RUN} of run {run} does not hold params, contract and roster of a run.",
-            "Check that both sides run the same version of folkmoot, or start a new run.",
-        ) from None
-    if (values.get("run", run), params.federation.name) != (run, federation):
-        raise ProtocolError(
-            "protocol.mismatch",
-            f"{keys.RUN} of run {run} is that of another run or federation.",
-            "Find out who published it, or start a new run.",
-        )
+    params, contract, roster = read_opening(data, run, federation)
     return RunContext(run, params, contract, roster, store, workspace)
 
 

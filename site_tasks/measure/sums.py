@@ -76,7 +76,7 @@ def content(step: Step, context: RunContext, home: SiteHome) -> str:
     from site_tasks.prepare import dataset_of
 
     state = decode(orders.read(context, step.inputs[0]), kind="model")
-    asked = context.params.statistics.model_dump(mode="json")
+    asked = context.params.statistics.stated()
     parts = [part.name for part in parts_of(context.params, context.contract, step.round)]
     values = [dataset_of(context, home)[0], parts, asked, context.contract.digest()]
     intervals = np.asarray(state.arrays["intervals"]).tobytes()

@@ -202,9 +202,7 @@ def _content(step: Step, context: RunContext, home: SiteHome) -> str:
     if len(step.inputs) > 1:  # a model, beside the list of survivors
         found = decode(orders.read(context, step.inputs[0]), kind="model")
         model = digest(encode(Artefact("model", asked_of(found.meta), found.arrays)))
-    settings = context.params.model.chosen.model_dump(
-        mode="json", exclude={"rounds", "early_stopping"}
-    )
+    settings = context.params.model.chosen.stated(exclude={"rounds", "early_stopping"})
     values = [session_of(context).sums[index_of(step, context)][1], prepared.digest]
     values += [prepared.fingerprint, model, context.params.privacy.mechanism]
     return hashlib.sha256(canonical_json([*values, settings])).hexdigest()
