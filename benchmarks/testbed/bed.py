@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -18,15 +17,15 @@ from typing import Any
 import tomli_w
 import yaml
 
+from benchmarks.testbed.canaries import IDENTIFIERS, canaries, deal, row
 from benchmarks.testbed.network import ADDRESS, SITES
+from benchmarks.testbed.users import COORDINATOR, ROOT, Users, open_ways
 from folkmoot.errors import TransientError
 from folkmoot.params import Params, load_params
 
 __all__ = ["ROOT", "Testbed"]
 
-#: Column of the public recipe whose first value is a canary.
-COLUMN = "mean_radius"
-ROOT = Path(__file__).resolve().parents[2]
+_HARM = ROOT / "benchmarks" / "testbed" / "harm"
 
 
 class Testbed:
@@ -44,6 +43,12 @@ class Testbed:
         Prefix of the network namespaces that were made; None for loopback.
     server : mapping, optional
         Settings of ``coordinator/server.toml``.
+    users : bool
+        Whether each party is a user of its own (root alone can do that).
+    keys : bool
+        Whether sites write down the session keys of their TLS connections (:meth:`session_keys`).
+    harmful : bool
+        Whether sites can be told to fail or to hang (:meth:`harm`).
     """
 
     def __init__(
@@ -54,8 +59,13 @@ class Testbed:
         changes: Sequence[str] = (),
         namespaces: str | None = None,
         server: Mapping[str, Any] | None = None,
+        users: bool = False,
+        keys: bool = False,
+        harmful: bool = False,
     ) -> None:
         self.folder = folder.absolute()
+        self.users = Users() if users else None
+        self._keys, self._harmful = keys, harmful
         self.namespaces = namespaces
         self._changes = [f"model.linear.rounds={rounds}", *changes]
         self._server = dict(server or {})
@@ -77,16 +87,29 @@ class Testbed:
         """A site's folder."""
         return self.folder / site / "home"
 
-    def canaries(self) -> dict[str, str | float]:
-        """What was planted in the sites' rows: names, and values with digits of their own."""
-        import pandas as pd
+    def canaries(self, *, made: bool = False) -> dict[str, str | float | bytes]:
+        """What was planted in the sites' rows; with the sites' secrets once they are made."""
+        return canaries(self.folder, Path("home") if made else None)
 
-        found: dict[str, str | float] = {}
-        for site in SITES:
-            rows = pd.read_parquet(self.folder / site / "rows.parquet")
-            found |= {f"name of {site} {i}": rows["patient"].iloc[i] for i in (0, 1, len(rows) - 1)}
-            found[f"value of {site}"] = float(rows[COLUMN].iloc[0])
-        return found
+    def session_keys(self, site: str) -> Path:
+        """Session keys of a site's TLS connections, in the format of ``SSLKEYLOGFILE``."""
+        return self.folder / site / "tls-session-keys.log"
+
+    def harm(self, site: str, kind: str) -> Path:
+        """Let a site's next training do harm, or none (``""``); returns the file that says it began."""
+        file = self.folder / site / "harm"
+        seen = file.with_name("harm.seen")
+        seen.unlink(missing_ok=True)
+        told = file.with_name("harm.row")
+        told.write_text(row(self.folder, site).to_csv(index=False))
+        file.write_text(kind)
+        self._give(site, told)
+        self._give(site, file)
+        return seen
+
+    def _give(self, name: str, path: Path) -> None:
+        if self.users is not None:
+            self.users.give(name, path)
 
     def _made(self) -> Params:
         """Folder, params and each site's rows, as its own people would bring them."""
@@ -95,17 +118,29 @@ class Testbed:
         source = load_params(_blank(self.folder), self._changes)
         contract = self.workspace / "contract.yaml"
         named = yaml.safe_load((ROOT / "folkmoot/contracts/breast_cancer.yaml").read_text())
-        named["columns"].insert(0, {"name": "patient", "role": "direct_identifier", "type": "text"})
+        for name, kind in reversed(IDENTIFIERS):
+            column = {"name": name, "role": "direct_identifier", "type": kind}
+            named["columns"].insert(0, column)
         contract.write_text(yaml.safe_dump(named), encoding="utf-8")
         values = source.model_dump(mode="json")
         values["federation"] |= {"sites": list(SITES), "workspace": str(self.workspace)}
         values["data"] |= {"recipe": None, "contract": str(contract)}
         file = self.workspace / "params.yaml"
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
-        _deal(self.folder)
+        deal(self.folder)
         (self.workspace / "coordinator").mkdir()
         settings = self.workspace / "coordinator" / "server.toml"
         settings.write_text(tomli_w.dumps(self._server), encoding="utf-8")
+        if self.users is not None:
+            self.folder.chmod(0o711)
+            for site in SITES:  # the checkout is another's
+                (self.folder / site / ".gitconfig").write_text(f"[safe]\n\tdirectory = {ROOT}\n")
+            if self.namespaces:
+                open_ways(self.folder)
+        for site in SITES if self._keys else ():
+            self.session_keys(site).touch(mode=0o600)
+        for name in (COORDINATOR, *SITES) if self.users else ():
+            self._give(name, self.folder / name)
         return load_params(file)
 
     # Commands ---------------------------------------------------------------------------------
@@ -158,15 +193,31 @@ class Testbed:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _inside(self, command: list[str], site: str | None) -> list[str]:
+    def _inside(self, command: Sequence[str], site: str | None) -> list[str]:
+        """A command as it is run by the coordinator's user or a site's, in its namespace."""
+        made = list(command)
+        if self.users is not None:
+            made = self.users.command(site or COORDINATOR, made)
         if self.namespaces is None or site is None:
-            return command
-        return ["ip", "netns", "exec", f"{self.namespaces}-{site}", *command]
+            return made
+        return ["ip", "netns", "exec", f"{self.namespaces}-{site}", *made]
 
     def _environment(self, site: str | None) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "FOLKMOOT_"))}
-        own = {} if site is None else {"FOLKMOOT_SITE_HOME": str(self.home(site))}
-        return {**kept, "PYTHONPATH": str(ROOT), **own}
+        """What that command is run with."""
+        dropped = ("AIRFLOW", "FOLKMOOT_", "XDG_") if self.users else ("AIRFLOW", "FOLKMOOT_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+        if self.users is not None:
+            name = site or COORDINATOR
+            kept |= self.users.environment(name, self.folder / name)
+        path = [str(ROOT)]
+        if site is not None:
+            kept["FOLKMOOT_SITE_HOME"] = str(self.home(site))
+            if self._keys:
+                kept["SSLKEYLOGFILE"] = str(self.session_keys(site))
+            if self._harmful:
+                kept["TESTBED_HARM"] = str(self.folder / site / "harm")
+                path.append(str(_HARM))
+        return {**kept, "PYTHONPATH": os.pathsep.join(path)}
 
     # The federation ---------------------------------------------------------------------------
 
@@ -191,11 +242,14 @@ class Testbed:
                 *("--data", str(self.folder / site / "rows.parquet")),
                 site=site,
             )
-            self.command("site", "enrol", str(self.home(site) / "public.toml"))
-        roster = str(self.workspace / "roster.toml")
+        cards = [self._hand(self.home(s) / "public.toml", None, f"{s}.toml") for s in SITES]
+        self.command("site", "enrol", *map(str, cards))
+        roster = self.workspace / "roster.toml"
         for word in ("sign", "accept"):
-            for site in SITES:  # a copy goes from hand to hand in real life
-                self.command("roster", word, site, "--roster", roster, site=site)
+            for site in SITES:
+                copy = self._hand(roster, site, "roster.toml")
+                self.command("roster", word, site, "--roster", str(copy), site=site)
+                roster = self._hand(copy, None, "roster.toml")
         self.wait("Sites reach", "coordinator")
         for site in SITES:
             say(f"{site}: site join, site up")
@@ -203,6 +257,13 @@ class Testbed:
             self.command("site", "join", site, token, site=site)
             self._commands[site] = ["site", "up", site]
             self.start(site)
+
+    def _hand(self, file: Path, site: str | None, name: str) -> Path:
+        """A copy of a file, brought to a site or the coordinator by hand; returns where it lies."""
+        there = self.folder / (site or COORDINATOR) / name
+        there.write_bytes(file.read_bytes())
+        self._give(site or COORDINATOR, there)
+        return there
 
     def wait(self, text: str, name: str, timeout: float = 240.0) -> str:
         """Wait until a running command has said something; returns all that it said."""
@@ -269,25 +330,6 @@ def _blank(folder: Path) -> Path:
     file = folder / "blank.yaml"
     file.write_text("{}\n")
     return file
-
-
-def _deal(folder: Path) -> None:
-    """Each site's rows, from the public recipe."""
-    import pandas as pd
-
-    from folkmoot.params import parse_params
-    from pipelines.recipes import load, partition
-
-    params = parse_params({"federation": {"sites": list(SITES)}})
-    frame, contract = load("breast_cancer", params.data)
-    parts: dict[str, pd.DataFrame] = partition(frame, contract, params)
-    for number, (site, rows) in enumerate(parts.items()):
-        (folder / site).mkdir()
-        names = [f"Canary-{site}-{secrets.token_hex(6)}" for _ in range(len(rows))]
-        rows = rows.reset_index(drop=True)  # noqa: PLW2901
-        rows.insert(0, "patient", names)
-        rows.loc[0, COLUMN] = 14.0 + number + secrets.randbelow(10**9) / 1e10
-        rows.to_parquet(folder / site / "rows.parquet", index=False)
 
 
 def _free_port() -> int:
