@@ -91,8 +91,11 @@ class ExchangeStore:
         else:
             self._backend = _Remote(text, dict(options or {}))
 
-    def put(self, key: str, data: bytes) -> ArtifactRef:
+    def put(self, key: str, data: bytes, *, twin: str | None = None) -> ArtifactRef:
         """Publish ``data`` under ``key`` unless it is there; O(bytes).
+
+        ``twin`` is a file of the same bytes that nobody will write to again: on a store that is a
+        folder of the same file system it is linked instead of written a second time.
 
         Raises
         ------
@@ -103,6 +106,9 @@ class ExchangeStore:
         """
         _check(key)
         ref = ArtifactRef(key, sha256(data), len(data))
+        folder = self._backend if isinstance(self._backend, _Folder) else None
+        if twin is not None and folder is not None and folder.link(key, twin):
+            return ref
         if not self._backend.create(key, data, ref.digest):
             existing = self._backend.read(key)
             if existing is None or sha256(existing) != ref.digest:
@@ -216,6 +222,20 @@ class _Folder:
             with contextlib.suppress(OSError):
                 os.unlink(part)
         return True
+
+    def link(self, key: str, twin: str) -> bool:
+        """Publish a file as it lies, where the file system and the key allow it."""
+        path = self._prefix + key
+        for _ in range(2):
+            try:
+                os.link(twin, path)
+                return True
+            except FileNotFoundError:
+                with contextlib.suppress(OSError):
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+            except OSError:  # taken, on another file system, or one without links
+                break
+        return False
 
     def read(self, key: str) -> bytes | None:
         try:

@@ -175,7 +175,9 @@ def release(
             attempt = state.attempts if costs else 0
             ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)
         anchor.show(step, context, home, ledger)
-    ref = context.store.put(context.key(key), data)
+    # What can be made again may share its file with the store; noise and masks keep their own.
+    twin = None if costs or masked else path
+    ref = context.store.put(context.key(key), data, twin=twin)
     if masked:
         publish_statement(step, context, home, data, ref.digest, seen.get("secure"))
     return ref

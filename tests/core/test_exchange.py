@@ -46,6 +46,22 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ExchangeStore:
     return ExchangeStore(f"{url}/{tmp_path.name}", options)
 
 
+def test_a_file_of_the_same_bytes_is_linked_where_that_can_be(
+    store: ExchangeStore, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin"
+    twin.write_bytes(b"abc")
+    ref = store.put("demo/runs/r1/round-001/update-site-a", b"abc", twin=str(twin))
+    assert store.put(ref.key, b"abc", twin=str(twin)) == ref  # again is welcome
+    assert store.get(ref.key, ref.digest) == b"abc"
+    path = store.path(ref.key)
+    assert path is None or path.samefile(twin)
+    twin.unlink()
+    assert store.get(ref.key) == b"abc"
+    with pytest.raises(ProtocolError, match="already published"):
+        store.put(ref.key, b"xyz", twin=str(tmp_path / "gone"))
+
+
 def test_put_get_list(store: ExchangeStore) -> None:
     ref = store.put("demo/runs/r1/round-001/model", b"abc")
     assert ref.digest == digest(b"abc")
