@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
 from folkmoot.identity.visit import Visit
+from folkmoot.versions import apart
 
 if TYPE_CHECKING:
     import httpx
@@ -212,9 +213,12 @@ def refusal(answer: Any, what: str) -> ProtocolError | None:
     if answer.status_code not in {400, 401, 403, 411, 413, 422, 429}:
         return None
     try:
-        reason = str(answer.json().get("reason"))
+        body = answer.json()
+        reason = str(body.get("reason"))
     except (ValueError, AttributeError):
-        reason = f"status {answer.status_code}"
+        body, reason = {}, f"status {answer.status_code}"
+    if reason == "version":
+        return apart(str(body.get("folkmoot")), "The coordinator runs")
     told, remedy = _REASONS.get(
         reason, (f"refused it ({reason[:60]})", "folkmoot doctor --site NAME says more.")
     )

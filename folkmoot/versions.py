@@ -11,7 +11,7 @@ import re
 import folkmoot
 from folkmoot.errors import ProtocolError
 
-__all__ = ["demand", "together"]
+__all__ = ["apart", "demand", "together"]
 
 
 def together(one: str, other: str) -> bool:
@@ -38,12 +38,17 @@ def demand(theirs: str, what: str) -> None:
         ``protocol.version``, naming both.
     """
     if not together(theirs, folkmoot.__version__):
-        raise ProtocolError(
-            "protocol.version",
-            f"{what} folkmoot {theirs[:40]}, this side runs {folkmoot.__version__}: versions work "
-            "together when they are at most one minor version apart.",
-            "Upgrade the older side, one minor version after another (docs/how-to/operate.md).",
-        )
+        raise apart(theirs, what)
+
+
+def apart(theirs: str, what: str) -> ProtocolError:
+    """What :func:`demand` raises."""
+    return ProtocolError(
+        "protocol.version",
+        f"{what} folkmoot {theirs[:40]}, this side runs {folkmoot.__version__}: versions work "
+        "together when they are at most one minor version apart.",
+        "Upgrade the older side, one minor version after another (docs/how-to/operate.md).",
+    )
 
 
 def _parts(version: str) -> tuple[int, int] | None:

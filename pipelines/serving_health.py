@@ -39,6 +39,10 @@ _REASONS = {
         "a site that has not joined, or was shut out, asks",
         "folkmoot coordinator sites lists who has joined; coordinator invite lets a site in.",
     ),
+    "version": (
+        "its folkmoot is more than one minor version from this one",
+        "Upgrade the older side, one minor version after another (docs/how-to/operate.md).",
+    ),
     "task-token": (
         "a task's token is not this coordinator's, or too old",
         "Where the coordinator's keys were replaced: clear the tasks, and restart the worker.",

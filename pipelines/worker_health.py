@@ -6,11 +6,13 @@ import ast
 import datetime
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import folkmoot
 from folkmoot.findings import Finding
 from folkmoot.params import Params
+from folkmoot.versions import together
 from pipelines.hosts.airflow_coordinator import Coordinator
 
 __all__ = ["check_workers"]
@@ -42,6 +44,8 @@ def check_workers(params: Params, coordinator: Coordinator) -> Finding | str:
     finally:
         engine.dispose()
     faults: list[str] = []
+    apart: list[str] = []
+    beside: list[str] = []
     queues = {f"site-{site}" for site in params.federation.members}
     served: set[str] = set()
     now = datetime.datetime.now(datetime.UTC)
@@ -49,36 +53,50 @@ def check_workers(params: Params, coordinator: Coordinator) -> Finding | str:
         silent = (now - _time(seen)).total_seconds()
         if str(state).lower() in {"offline", "terminating"} or silent > _SILENT:
             faults.append(f"{name} has been silent for {_duration(silent)}")
-        else:
+        elif "maintenance" not in str(state).lower():
             served |= set(_read(own) or ())
-        faults += _versions(str(name), _read(info) or {})
+        if "maintenance" in str(state).lower():
+            faults.append(f"{name} is in maintenance")
+        for told, fits in _versions(str(name), _read(info) or {}):
+            (beside if fits else apart).append(told)
     for queue, number in waiting:
         if queue not in queues:
             faults.append(f"{number} tasks wait in queue {queue}, which is no site's")
         elif queue not in served:
             faults.append(f"{number} tasks wait in queue {queue}, which no worker serves now")
+    if apart:
+        return Finding(
+            what,
+            "fault",
+            "; ".join([*apart, *faults])
+            + ": versions work together when they are at most one minor "
+            "version apart.",
+            "Upgrade the older side, one minor version after another.",
+        )
     if faults:
         return Finding(
             what,
             "warning",
             "; ".join(faults) + ".",
-            "Start the worker (folkmoot site up), bring both sides to one version, or correct "
+            "Start the worker (folkmoot site up), end its maintenance, or correct "
             "federation.sites; folkmoot doctor --site NAME at the site says more.",
         )
-    return f"{len(rows)} known, {len(served)} queues served"
+    more = "".join(f"; {each}, which work together" for each in beside)
+    return f"{len(rows)} known, {len(served)} queues served{more}"
 
 
-def _versions(worker: str, info: Mapping[str, Any]) -> list[str]:
+def _versions(worker: str, info: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """What differs from this side, and whether the two work together all the same."""
     own = {
-        "airflow_version": "apache-airflow-core",
-        "edge_provider_version": "apache-airflow-providers-edge3",
+        "folkmoot_version": ("folkmoot", folkmoot.__version__),
+        "airflow_version": ("apache-airflow-core", None),
+        "edge_provider_version": ("apache-airflow-providers-edge3", None),
     }
-    found = []
-    for key, package in own.items():
-        theirs, ours = info.get(key), importlib.metadata.version(package)
+    for key, (package, known) in own.items():
+        theirs, ours = info.get(key), known or importlib.metadata.version(package)
         if theirs is not None and theirs != ours:
-            found.append(f"{worker} runs {package} {str(theirs)[:40]}, here it is {ours}")
-    return found
+            told = str(theirs)[:40]
+            yield f"{worker} runs {package} {told}, here it is {ours}", together(told, ours)
 
 
 def _read(value: Any) -> Any:

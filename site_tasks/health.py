@@ -6,12 +6,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import folkmoot
 from folkmoot.errors import FolkmootError
 from folkmoot.findings import Finding, found
 from folkmoot.identity import Roster, public_text
+from folkmoot.versions import together
 from site_tasks.git import git
 from site_tasks.home import SiteHome
 from site_tasks.join import coordinator_file, hello
+from site_tasks.maintenance import maintenance
 from site_tasks.membership import accepted
 
 __all__ = ["check_site"]
@@ -49,6 +52,14 @@ def check_site(name: str, workspace: Path, roster: Roster | None = None) -> Iter
     yield found(f"{name}: dataset", lambda: _dataset(home))
     yield found(f"{name}: DVC remote", lambda: _remote(home))
     yield found(f"{name}: ledger", lambda: _ledger(home))
+    note = maintenance(home)
+    if note is not None:
+        yield Finding(
+            f"{name}: maintenance",
+            "warning",
+            f"The site takes no task{f': {note}' if note else ''}.",
+            f"folkmoot site maintenance {name} off",
+        )
     if coordinator_file(home).exists():
         yield found(f"{name}: coordinator", lambda: _coordinator(home))
 
@@ -68,15 +79,15 @@ def _coordinator(home: SiteHome) -> Finding | str:
             "Set the clock of both machines by NTP.",
         )
     differ = [
-        f"{package} {_version(package)} here, {facts[name]} there"
+        (f"{package} {own} here, {facts[name]} there", together(own, str(facts[name])))
         for name, package in _PACKAGES.items()
-        if name in facts and _version(package) not in (None, facts[name])
+        if name in facts and (own := _version(package)) not in (None, facts[name])
     ]
-    if differ:
+    if not all(fit for _, fit in differ):
         return Finding(
             what,
             "fault",
-            f"Versions differ: {'; '.join(differ)}.",
+            f"Versions differ: {'; '.join(text for text, _ in differ)}.",
             "Check out the version that the coordinator runs, and install its lock file.",
         )
     if home.settings.name not in facts["sites"]:
@@ -86,7 +97,8 @@ def _coordinator(home: SiteHome) -> Finding | str:
             f"Federation {facts['federation']} does not name this site.",
             "Ask the coordinator to add it to federation.sites.",
         )
-    return f"{visit.url} knows this site; federation {facts['federation']}"
+    beside = "".join(f"; {text}, which work together" for text, _ in differ)
+    return f"{visit.url} knows this site; federation {facts['federation']}{beside}"
 
 
 #: Seconds between two clocks that are worth a warning.
@@ -101,6 +113,8 @@ _PACKAGES = {
 def _version(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version
 
+    if package == "folkmoot":
+        return folkmoot.__version__
     try:
         return version(package)
     except PackageNotFoundError:

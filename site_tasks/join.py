@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import folkmoot
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
 from folkmoot.identity.invitation import Invitation
 from folkmoot.identity.visit import Visit
+from folkmoot.versions import demand
 from site_tasks.home import SiteHome
 
 __all__ = ["coordinator_file", "hello", "join"]
@@ -84,7 +86,7 @@ def hello(visit: Visit) -> dict[str, Any]:
     Raises
     ------
     ProtocolError, TransientError
-        As in :func:`join`.
+        As in :func:`join`; ``protocol.version`` where the two sides' versions are too far apart.
     """
     from folkmoot.exchange_https import refusal
 
@@ -95,7 +97,9 @@ def hello(visit: Visit) -> dict[str, Any]:
         if abs(skew) > 30:
             error.message += f" Its clock is {skew:+.0f} s from this machine's."
         raise error
-    return {**answer.json(), "skew": _skew(answer)}
+    told = answer.json()
+    demand(str(told.get("folkmoot", folkmoot.__version__)), "The coordinator runs")
+    return {**told, "skew": _skew(answer)}
 
 
 def _asked(visit: Visit, method: str, path: str, *, signed: bool = False, **arguments: Any) -> Any:

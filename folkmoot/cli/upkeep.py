@@ -24,6 +24,7 @@ def register_site(app: typer.Typer) -> None:
     """Add the commands to ``folkmoot site``."""
     app.command("backup")(site_backup)
     app.command("restore")(site_restore)
+    app.command("maintenance")(site_maintenance)
 
 
 def backup(
@@ -141,3 +142,32 @@ def site_restore(
 
     home = read(source, folder)
     typer.echo(f"Site {home.name} is at {home.root}. Bring its dataset: dvc pull, in that folder.")
+
+
+def site_maintenance(
+    site: Annotated[str, typer.Argument(help="Name of the site.")],
+    state: Annotated[str, typer.Argument(metavar="on|off", help="Whether tasks wait.")],
+    note: Annotated[str, typer.Option(help="Why, for the coordinator: one line.")] = "",
+    workspace: Workspace = None,
+) -> None:
+    """Take no task at this site (a task that runs goes on to its end), or take tasks again.
+
+    It holds until it is ended, whether the worker runs, is stopped or is killed meanwhile.
+
+    **For example:** `folkmoot site maintenance clinic-a on --note "new disk until noon"`
+    """
+    from folkmoot.cli.places import workspace_of
+    from folkmoot.errors import ConfigError
+    from site_tasks.home import SiteHome
+    from site_tasks.maintenance import maintain
+
+    if state not in {"on", "off"}:
+        raise ConfigError("config.invalid", f"{state} is neither on nor off.", "Say on or off.")
+    if len(note) > 200 or not note.isprintable():
+        raise ConfigError("config.invalid", "The note is no short line.", "At most 200 letters.")
+    maintain(SiteHome.find(site, workspace_of(workspace)), state == "on", note)
+    typer.echo(
+        f"Site {site} takes no task from the worker's next heart-beat on (10 s)."
+        if state == "on"
+        else f"Site {site} takes tasks again."
+    )

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import folkmoot
 from folkmoot.errors import ConfigError
 from folkmoot.identity.keys import load_key
 from folkmoot.identity.tokens import site_token
@@ -101,7 +102,10 @@ class Visit:
             verify=context,
             timeout=httpx.Timeout(60.0, connect=30.0),
             # Artefacts hardly shrink, and a range of a packed one means something else.
-            headers={"accept-encoding": "identity"},
+            headers={
+                "accept-encoding": "identity",
+                "user-agent": f"folkmoot/{folkmoot.__version__}",
+            },
         )
 
     def request(self, client: httpx.Client, method: str, path: str, **arguments: Any) -> Any:

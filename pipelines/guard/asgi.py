@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+import folkmoot
 from folkmoot.identity.tokens import LEEWAY, Refused, read_token
 from pipelines.guard.checks import CHECKS, Check
 from pipelines.guard.framing import headers_of, path_of, query_of
@@ -303,9 +304,10 @@ async def _answer(send: Send, refusal: Refusal) -> None:
 
 
 def _text(refusal: Refusal) -> bytes:
-    return json.dumps(
-        {"detail": "Refused by the guard.", "reason": refusal.reason, "time": int(time.time())}
-    ).encode()
+    told = {"detail": "Refused by the guard.", "reason": refusal.reason, "time": int(time.time())}
+    if refusal.reason == "version":  # its signature was checked: it is a member
+        told["folkmoot"] = folkmoot.__version__
+    return json.dumps(told).encode()
 
 
 async def _close(send: Send) -> None:

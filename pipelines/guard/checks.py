@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import folkmoot
+from folkmoot.versions import together
 from pipelines.guard.request import Refusal, Request
 
 __all__ = ["CHECKS", "Check"]
@@ -23,7 +25,7 @@ _SYSINFO = frozenset(
     {
         *("status", "status_text", "version_mismatch_description", "airflow_version"),
         *("edge_provider_version", "python_version", "worker_start_time", "concurrency"),
-        "free_concurrency",
+        *("free_concurrency", "folkmoot_version"),
     }
 )
 
@@ -252,6 +254,13 @@ def _own(parts: re.Match[str], site: str) -> bool:
         return re.fullmatch(_SESSION + words + re.escape(site), rest) is not None
     stem = rest.removesuffix(site)
     return rest.endswith(site) and _OWN.fullmatch(stem) is not None
+
+
+@_check("read", "write", "hello")
+async def version(request: Request) -> Refusal | None:
+    """A site whose folkmoot is too far from the coordinator's is told so before it does anything."""
+    said = re.fullmatch(r"folkmoot/([0-9A-Za-z.+-]{1,40})", request.headers.get("user-agent", ""))
+    return _no("version") if said and not together(said[1], folkmoot.__version__) else None
 
 
 @_check("write")

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+import folkmoot
 from folkmoot.errors import ConfigError, FolkmootError, TransientError
 from folkmoot.params import Params
 from pipelines.coordinator.mlflow_server import MlflowServer
@@ -36,6 +37,14 @@ from pipelines.hosts.server_settings import ServerSettings
 __all__ = ["EXECUTOR", "Coordinator", "ServerSettings"]
 
 EXECUTOR = "airflow.providers.edge3.executors.EdgeExecutor"
+
+
+def _before(package: str) -> str:
+    """The oldest version that works together with the installed one (``folkmoot.versions``)."""
+    from importlib.metadata import version
+
+    major, minor = version(package).split(".")[:2]
+    return f"{major}.{max(int(minor) - 1, 0)}.0"
 
 
 @dataclass(frozen=True)
@@ -303,7 +312,7 @@ class Coordinator(Services):
             {
                 "federation": federation.name,
                 "sites": list(federation.members),
-                "folkmoot": version("folkmoot"),
+                "folkmoot": folkmoot.__version__,
                 "airflow": version("apache-airflow-core"),
                 "edge": version("apache-airflow-providers-edge3"),
             },
@@ -325,11 +334,22 @@ class Coordinator(Services):
         }
         # Tokens of tasks and users are signed with a key that no site ever holds.
         settings["api_auth"] = {"jwt_private_key_path": str(key), "jwt_algorithm": "EdDSA"}
-        settings["edge"] = {**EDGE, "trusted_jwks_url": str(self.folder / "jwks.json")}
+        settings["edge"] = {
+            **EDGE,
+            "trusted_jwks_url": str(self.folder / "jwks.json"),
+            # A site is upgraded after the coordinator: Airflow serves older workers.
+            "minimum_acceptable_core_version_for_workers": _before("apache-airflow-core"),
+            "minimum_acceptable_edge_version_for_workers": _before(
+                "apache-airflow-providers-edge3"
+            ),
+        }
+        deadline = self.params.federation.deadline_seconds
         settings["scheduler"] |= {
             "task_instance_heartbeat_timeout": str(self.settings.heartbeat_seconds),
             # A site that is away: its task waits as long as the round, then counts as failed.
-            "task_queued_timeout": str(self.params.federation.deadline_seconds),
+            # Its token is good for as long.
+            "task_queued_timeout": str(deadline),
+            "task_queued_timeout_check_interval": str(max(1, min(120, deadline // 10))),
             "num_stuck_in_queued_retries": "0",
         }
         settings["api"]["host"] = self.settings.ui_listen

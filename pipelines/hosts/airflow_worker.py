@@ -1,8 +1,9 @@
 """A site's worker: ``python -m pipelines.hosts.airflow_worker`` in the environment of :func:`prepare`.
 
-Airflow's own edge worker, with three changes.  It signs its requests with the site's key, so that it
+Airflow's own edge worker, with four changes.  It signs its requests with the site's key, so that it
 holds no secret of the coordinator.  It takes jobs of its own queue and of the project's DAG files
-alone, whatever it is sent.  What its tasks log stays here.
+alone, whatever it is sent.  What its tasks log stays here.  Killed in maintenance mode, it comes back
+in maintenance mode.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Any
 
 import yaml
 
+import folkmoot
 from folkmoot.errors import ConfigError, TransientError
 from folkmoot.identity.visit import VARIABLE, Visit
 from pipelines.hosts.airflow_services import PATIENT, PROJECT
 from site_tasks.home import SiteHome
 from site_tasks.join import coordinator_file
+from site_tasks.maintenance import maintain, maintenance
 
 __all__ = ["alone", "approved", "code", "main", "prepare"]
 
@@ -58,6 +61,7 @@ def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
             "job_poll_interval": "1",
             "heartbeat_interval": "10",
             "worker_concurrency": str(concurrency),
+            "extended_system_info_function": "pipelines.hosts.airflow_worker.facts",
         },
         "logging": {"base_log_folder": str(folder / "logs"), "remote_logging": "False"},
         "workers": {"min_heartbeat_interval": "1", "execution_api_timeout": "30", **PATIENT},
@@ -198,7 +202,7 @@ def main() -> int:
     _preload()
     from airflow.configuration import conf
 
-    running = worker.EdgeWorker(
+    running = _worker_of(home)(
         pid_file_path=str(Path(os.environ["AIRFLOW_HOME"]) / "worker.pid"),
         hostname=visit.site,
         queues=[f"site-{visit.site}"],
@@ -212,20 +216,75 @@ def main() -> int:
     return 0
 
 
+async def facts() -> dict[str, str]:
+    """What the worker tells of itself besides Airflow's own facts."""
+    return {"folkmoot_version": folkmoot.__version__}
+
+
+def _worker_of(home: SiteHome) -> Any:
+    """Airflow's worker, whose maintenance mode is the site's record of it."""
+    from airflow.providers.edge3.cli.worker import EdgeWorker
+
+    class Worker(EdgeWorker):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.recorded = False
+            self.look()
+
+        def look(self) -> None:
+            """Go by the record, which `folkmoot site maintenance` writes beside a worker that runs."""
+            self.maintenance_comments = maintenance(home)
+            self.maintenance_mode = self.recorded = self.maintenance_comments is not None
+
+        def keep(self) -> None:
+            """Write down what Airflow's own command or the coordinator changed."""
+            if self.maintenance_mode != self.recorded:
+                maintain(home, self.maintenance_mode, self.maintenance_comments)
+                self.recorded = self.maintenance_mode
+
+        async def heartbeat(self, new_maintenance_comments: str | None = None) -> bool:
+            self.keep()
+            self.look()
+            changed = bool(await super().heartbeat(new_maintenance_comments))
+            self.keep()
+            return changed
+
+    return Worker
+
+
 async def _run(running: Any, killed: bool) -> None:
     """Take the place of a worker that was killed: Airflow keeps it for minutes otherwise."""
-    from airflow.providers.edge3.cli import api_client
-    from airflow.providers.edge3.models.edge_worker import EdgeWorkerState
-
     if killed:
-        facts = await running._get_sysinfo()
         try:
-            await api_client.worker_set_state(
-                running.hostname, EdgeWorkerState.OFFLINE, 0, running.queues, facts
-            )
+            await _sign_off(running)
         except Exception as error:  # registering says what is wrong
             print(f"Not signed off: {type(error).__name__}.", file=sys.stderr, flush=True)
-    await running.start()
+    try:
+        await running.start()
+    except SystemExit as end:
+        # Asked for while no worker ran: Airflow takes the request for a worker.
+        if not str(end).count("'maintenance request'") + str(end).count("'maintenance exit'"):
+            raise
+        await _sign_off(running)
+        await running.start()
+
+
+async def _sign_off(running: Any) -> None:
+    """Tell that the last worker is gone; what was asked of it meanwhile holds for this one."""
+    from airflow.providers.edge3.cli import api_client
+    from airflow.providers.edge3.models.edge_worker import EdgeWorkerState as State
+
+    async def tell(state: Any) -> Any:
+        told = await running._get_sysinfo()
+        return await api_client.worker_set_state(running.hostname, state, 0, running.queues, told)
+
+    answer = await tell(State.MAINTENANCE_MODE if running.maintenance_mode else State.OFFLINE)
+    if answer.state == State.MAINTENANCE_REQUEST:
+        running.maintenance_mode, running.maintenance_comments = True, answer.maintenance_comments
+    elif answer.state == State.IDLE:  # MAINTENANCE_EXIT was asked for
+        running.maintenance_mode = False
+    running.keep()
+    await tell(State.OFFLINE_MAINTENANCE if running.maintenance_mode else State.OFFLINE)
 
 
 @contextlib.contextmanager

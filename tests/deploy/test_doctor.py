@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import folkmoot
 from folkmoot.errors import FolkmootError, ProtocolError
 from folkmoot.identity import public_text
 from folkmoot.identity.tokens import site_token
@@ -153,6 +154,12 @@ def test_what_the_guard_refused_is_told_by_site(
     assert not [what for what in doctor() if what.endswith("refused")]
 
 
+def _version(later: int) -> str:
+    """This version, or one that is so many minor versions later."""
+    major, minor, *rest = folkmoot.__version__.split(".")
+    return ".".join([major, str(int(minor) + later), *rest])
+
+
 def test_workers_queues_and_versions(workspace: Path, doctor: Doctor) -> None:
     assert doctor()["workers"][0] == "skipped"
     now = datetime.datetime.now(datetime.UTC)
@@ -165,7 +172,7 @@ def test_workers_queues_and_versions(workspace: Path, doctor: Doctor) -> None:
         database.execute("create table edge_job (queue, state)")
         for name, seen, versions in (
             ("site-a", now, {"airflow_version": "3.3.2"}),
-            ("site-b", hour, {"airflow_version": "3.2.0"}),
+            ("site-b", hour, {"airflow_version": "3.2.0", "folkmoot_version": _version(1)}),
         ):
             row = (
                 name,
@@ -180,10 +187,28 @@ def test_workers_queues_and_versions(workspace: Path, doctor: Doctor) -> None:
     state, told = doctor()["workers"]
     assert state == "warning"
     assert "site-b has been silent for 3 h" in told
-    assert "site-b runs apache-airflow-core 3.2.0, here it is 3.3.2" in told
+    assert "runs" not in told, "versions that are one minor apart work together"
     assert "queue site-site-b, which no worker serves now" in told
     assert "queue site-siteb, which is no site's" in told
     assert "site-site-a" not in told
+    with sqlite3.connect(workspace / "airflow" / "airflow.db") as database:
+        database.execute("delete from edge_job")
+        silent = "update edge_worker set last_update = ?"
+        database.execute(silent, (now.isoformat(" "),))
+    state, told = doctor()["workers"]
+    assert state == "ok"
+    assert "site-b runs apache-airflow-core 3.2.0, here it is 3.3.2, which work together" in told
+    assert f"site-b runs folkmoot {_version(1)}, here it is {_version(0)}, which work" in told
+    with sqlite3.connect(workspace / "airflow" / "airflow.db") as database:
+        apart = json.dumps({"folkmoot_version": _version(2)})
+        database.execute("update edge_worker set sysinfo = ? where worker_name = 'site-b'", [apart])
+        database.execute(
+            "update edge_worker set state = 'maintenance mode' where worker_name = 'site-a'"
+        )
+    state, told = doctor()["workers"]
+    assert state == "fault"
+    assert f"site-b runs folkmoot {_version(2)}, here it is {_version(0)}" in told
+    assert "site-a is in maintenance" in told
 
 
 class Home:

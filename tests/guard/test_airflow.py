@@ -10,6 +10,8 @@ import json
 import socket
 import sqlite3
 import ssl
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt.algorithms import OKPAlgorithm
 
+import folkmoot
 from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.exchange_https import HttpsBackend
@@ -36,6 +39,10 @@ from pipelines.guard.sites import Member
 from pipelines.hosts.airflow_coordinator import Coordinator, ServerSettings
 from pipelines.hosts.airflow_launch import SITES
 from pipelines.hosts.airflow_services import free_port
+from pipelines.hosts.airflow_worker import prepare
+from site_tasks.home import SiteHome
+from site_tasks.join import coordinator_file
+from site_tasks.maintenance import maintain, maintenance
 
 pytestmark = pytest.mark.slow
 WORKER = {
@@ -198,6 +205,62 @@ def test_a_worker_does_its_work_and_no_more(hostile: Hostile) -> None:
     ):
         assert hostile.ask("POST", path, json=body).status_code == 403
     assert {name for (name,) in hostile.rows("select worker_name from edge_worker")} == {"site-a"}
+
+
+def test_a_worker_killed_in_maintenance_comes_back_in_it(hostile: Hostile, tmp_path: Path) -> None:
+    home = SiteHome.create(
+        tmp_path / "home", "site-c", remote=str(tmp_path / "remote"), federations=["demo"]
+    )
+    hostile.airflow.sites.add("site-c", Member(public_text(home.key())))
+    (home.private / "authority.pem").write_text(hostile.airflow.authority or "")
+    Visit("site-c", hostile.airflow.settings.url, home.private, "authority.pem").save(
+        coordinator_file(home)
+    )
+    (home.private / "federation.json").write_text('{"federation": "demo", "sites": ["site-c"]}')
+    environment = {**prepare(home), "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "1"}
+    command = [sys.executable, "-m", "pipelines.hosts.airflow_worker"]
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def seen(*, request: str = "") -> tuple[str, dict[str, Any]]:
+        with sqlite3.connect(hostile.airflow.home / "airflow.db", timeout=30) as database:
+            if request:
+                database.execute(
+                    "update edge_worker set state = ?, maintenance_comment = 'a new disk' "
+                    "where worker_name = 'site-c'",
+                    (request,),
+                )
+            rows = database.execute(
+                "select state, sysinfo from edge_worker where worker_name = 'site-c'"
+            ).fetchall()
+        return (rows[0][0], json.loads(rows[0][1])) if rows else ("", {})
+
+    def until(state: str, since: Any = None) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while (found := seen())[0] != state or found[1].get("worker_start_time") == since:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+        return found[1]
+
+    def start() -> None:
+        with (tmp_path / "log").open("ab") as log:
+            workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+
+    try:
+        start()
+        assert until("idle")["folkmoot_version"] == folkmoot.__version__
+        seen(request="maintenance request")  # as Airflow's page does at the coordinator
+        first = until("maintenance mode")["worker_start_time"]
+        assert maintenance(home) == "a new disk"
+        workers[0].kill()
+        workers[0].wait()
+        start()
+        until("maintenance mode", first)
+        maintain(home, False)  # as the steward does at the site
+        until("idle", first)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
 
 def test_a_forged_administrator_and_the_public_api(hostile: Hostile) -> None:

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+import folkmoot
 from folkmoot.errors import ConfigError, FolkmootError, ProtocolError, TransientError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.identity import tokens
@@ -133,6 +134,14 @@ def test_versions_that_differ_are_named(
     finding = _finding(home, monkeypatch)
     assert finding.state == "fault"
     assert "2.0.0 there" in finding.detail
+    told = hello(Visit.load(coordinator_file(home)))
+    major, minor, *_ = folkmoot.__version__.split(".")
+    for later, state in ((1, "ok"), (2, "fault")):  # its guard would refuse the second by itself
+        theirs = f"{major}.{int(minor) + later}.0"
+        monkeypatch.setattr("site_tasks.health.hello", lambda v, t=theirs: {**told, "folkmoot": t})
+        finding = _finding(home, monkeypatch)
+        assert finding.state == state
+        assert f"folkmoot {folkmoot.__version__} here, {theirs} there" in finding.detail
     monkeypatch.setattr("site_tasks.health.hello", lambda v: {**hello(v), "sites": []})
     assert "does not name this site" in _finding(home, monkeypatch).detail
 

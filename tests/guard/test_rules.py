@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import folkmoot
 from pipelines.guard import asgi
 from pipelines.guard.checks import CHECKS
 from pipelines.guard.routes import ROUTES
@@ -20,12 +21,15 @@ JOB_B = "federated_linear/round-001.train-site-b-001/run-1/1/-1"
 XCOM_A = "/execution/xcoms/federated_linear/run-1/round-001.train-site-a-001/return_value"
 XCOM_B = "/execution/xcoms/federated_linear/run-1/round-001.train-site-b-001/return_value"
 RUN = "/exchange/v1/demo/runs/run-1"
+_MAJOR, _MINOR, *_ = folkmoot.__version__.split(".")
+NEIGHBOUR = f"{_MAJOR}.{int(_MINOR) + 1}.0"
 STATE = {
     "state": "idle",
     "jobs_active": 0,
     "queues": ["site-site-a"],
     "sysinfo": {
         "airflow_version": "3.3.2",
+        "folkmoot_version": "0.2.0",
         "concurrency": 1,
         "status": 20,
         "python_version": "3.11.7 (main)\n[GCC 12]",
@@ -54,7 +58,7 @@ ALLOWED: list[tuple[str, str, dict[str, Any]]] = [
     ("DELETE", XCOM_A, {"task": TI_A}),
     ("GET", "/execution/variables/site-site-a.mode", {"task": TI_A}),
     ("GET", f"{RUN}/run.json", {"site": "site-a"}),
-    ("GET", f"{RUN}/round-001/model", {"site": "site-a"}),
+    ("GET", f"{RUN}/round-001/model", {"site": "site-a", "headers": {"user-agent": f"folkmoot/{NEIGHBOUR}"}}),
     ("GET", f"{RUN}/secure/keys-site-b", {"site": "site-a"}),
     ("GET", f"{RUN}/secure/inbox-site-a", {"site": "site-a"}),
     ("GET", "/exchange/v1/demo/anchors/run-1/round-001", {"site": "site-a"}),
@@ -120,6 +124,8 @@ ATTACKS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("exchange-read", "GET", f"{RUN}/secure/inbox-site-b", {"site": "site-a"}),
     ("exchange-read", "GET", f"{RUN}/final/evaluation-site-b", {"site": "site-a"}),
     ("exchange-read", "GET", "/exchange/v1/demo/anchors/run-1/heads/round-001/train/site-b", {"site": "site-a"}),
+    ("version", "GET", f"{RUN}/run.json", {"site": "site-a", "headers": {"user-agent": "folkmoot/99.0.0"}}),
+    ("version", "GET", "/exchange/hello", {"site": "site-a", "headers": {"user-agent": "folkmoot/99.0.0"}}),
     ("upload-frame", "PATCH", f"{RUN}/round-001/update-site-a", {"site": "site-a", "headers": {"upload-offset": "-1", "upload-length": "3"}, "content": b"abc"}),
 ]  # fmt: skip
 
