@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["COMMANDS", "MLFLOW", "OPTIONAL", "PRELOAD", "SITES", "main"]
+__all__ = ["COMMANDS", "MLFLOW", "OPTIONAL", "PRELOAD", "SITES", "bury", "main"]
 
 #: The services, by name, with the arguments of the ``airflow`` command, slowest to start first.
 #: UI and tasks have an API server each, so that the two start side by side.
@@ -182,11 +182,13 @@ def _start(name: str, logs: Path, forking: bool, mode: str = "wb") -> int:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.argv = ["airflow", *arguments]
         os.environ.clear()
         os.environ.update(environment)
         if name == "scheduler":
             _load(PRELOAD_STEPS)
+            if "--service" not in sys.argv:
+                bury()
+        sys.argv = ["airflow", *arguments]
         from airflow.__main__ import main as airflow
 
         airflow()
@@ -201,6 +203,21 @@ def _start(name: str, logs: Path, forking: bool, mode: str = "wb") -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def bury() -> None:
+    """Tell Airflow that no other scheduler lives, so that what the last one left is taken up at once.
+
+    Airflow would wait for its heart-beat to be old, and look again after minutes.  All services of a
+    home are children of one process, which holds its lock: another scheduler is a dead one.
+    """
+    from airflow.jobs.job import Job, JobState
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    living = (Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING)
+    with create_session() as session:
+        session.execute(update(Job).where(*living).values(state=JobState.FAILED))
 
 
 def _start_mlflow(logs: Path) -> int:
