@@ -26,7 +26,7 @@ from folkmoot.trees.booster import margins
 from folkmoot.trees.private_splits import Grid
 from folkmoot.wire import Artefact
 
-__all__ = ["Shape", "contributions", "importance", "public_rows", "shapes", "splits"]
+__all__ = ["Explained", "Shape", "contributions", "importance", "public_rows", "shapes", "splits"]
 
 Floats = NDArray[np.float64]
 
@@ -118,27 +118,49 @@ def splits(model: Artefact) -> dict[str, float]:
     return _shares(model, _by_feature(model, np.ones(nodes)))
 
 
-def contributions(
-    model: Artefact, contract: Contract, params: Params, rows: int
-) -> dict[str, float]:
-    """Mean size of SHAP's contributions on synthetic rows, by feature; O(rows · trees · depth²).
+@dataclass(frozen=True)
+class Explained:
+    """SHAP's contributions to the margins of made-up rows.
 
-    XGBoost's own ``pred_contribs``.  Its background are the model's covers: of summed histograms the
-    released sums, of other strategies nominal ones, which send half of the rows each way.
+    Parameters
+    ----------
+    features : tuple of str
+    rows : ndarray of float64, shape (n, d)
+        From :func:`public_rows`.
+    values : ndarray of float32, shape (n, K, d)
+        What each feature adds to each of the K margins of a row.
+    """
+
+    features: tuple[str, ...]
+    rows: Floats
+    values: NDArray[np.float32]
+
+    def sizes(self) -> dict[str, float]:
+        """Mean size by feature, summed over the margins."""
+        found = np.abs(self.values).sum(axis=1).mean(axis=0)
+        return {name: float(size) for name, size in zip(self.features, found, strict=True)}
+
+
+def contributions(model: Artefact, contract: Contract, params: Params, rows: int) -> Explained:
+    """SHAP's contributions on synthetic rows; O(rows · trees · depth²).
+
+    XGBoost's own ``pred_contribs`` (Lundberg et al. 2020, doi:10.1038/s42256-019-0138-9).  Its
+    background are the model's covers: of summed histograms the released sums, of other strategies
+    nominal ones, which send half of the rows each way.
     """
     import xgboost
 
     booster = to_xgboost(model, threads=1)
-    names = [str(name) for name in model.meta["features"]]
+    names = tuple(str(name) for name in model.meta["features"])
+    made = public_rows(contract, params, rows)
     data = xgboost.DMatrix(
-        public_rows(contract, params, rows),
+        made,
         feature_names=booster.feature_names,
         feature_types=booster.feature_types,
         enable_categorical=True,
     )
-    found = np.abs(booster.predict(data, pred_contribs=True)).reshape(rows, -1, len(names) + 1)
-    sizes = found[:, :, :-1].sum(axis=1).mean(axis=0)
-    return {name: float(size) for name, size in zip(names, sizes, strict=True)}
+    found = booster.predict(data, pred_contribs=True).reshape(rows, -1, len(names) + 1)
+    return Explained(names, made, found[:, :, :-1])
 
 
 def public_rows(contract: Contract, params: Params, rows: int) -> Floats:

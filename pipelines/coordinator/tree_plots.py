@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact
+from pipelines.coordinator.swarm import canvas, swarm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,13 +20,15 @@ __all__ = ["figures", "tables"]
 #: Made-up rows that contributions are averaged over: at most and at least, and fewer for large models:
 #: SHAP walks every path of every tree (rows times bytes of the trees times their depth squared).
 ROWS, _LEAST, _WORK = 2000, 20, 6e10
+#: Of them in the picture.
+_PICTURED = 300
 #: Most features and categories that are drawn.
 _MOST, _NAMES = 24, 16
 
 
 def figures(model: Artefact, context: RunContext) -> dict[str, Figure]:
-    """``plots/importance.png``, and ``plots/shapes.png`` where the model is additive and private."""
-    from folkmoot.trees.export import shapes
+    """Importance and SHAP below ``plots/``, and shapes where the model is additive and private."""
+    from folkmoot.trees.export import contributions, shapes
 
     drawn: dict[str, Figure] = {}
     if model.meta.get("kind") != "trees":
@@ -33,6 +36,10 @@ def figures(model: Artefact, context: RunContext) -> dict[str, Figure]:
     what, shares = _importance(model)
     order = sorted(shares, key=lambda name: (-shares[name], name))[:_MOST]
     drawn["plots/importance.png"] = _bars({name: shares[name] for name in order}, what)
+    if model.meta["trees"]:
+        some = min(_PICTURED, _affordable(model))
+        found = contributions(model, context.contract, context.params, some)
+        drawn["plots/contributions.png"] = swarm(found, _MOST)
     if "leaf_noise" not in model.arrays:
         return drawn
     by_name = {shape.feature: shape for shape in shapes(model, context.contract, context.params)}
@@ -49,8 +56,7 @@ def tables(model: Artefact, context: RunContext) -> dict[str, str]:
     if model.meta.get("kind") != "trees":
         return {}
     what, shares = _importance(model)
-    walked = len(model.arrays["trees"]) * int(model.meta["max_depth"]) ** 2
-    rows = max(_LEAST, min(ROWS, int(_WORK / max(walked, 1))))
+    rows = _affordable(model)
     covers = "summed Hessians" if "hessian" in model.arrays else "nominal covers"
     found: dict[str, Mapping[str, Any]] = {
         "importance.json": {"what": what, "importance": shares},
@@ -58,10 +64,16 @@ def tables(model: Artefact, context: RunContext) -> dict[str, str]:
             "what": "mean size of SHAP contributions to the margin on synthetic rows, uniform on the "
             f"contract's bounds and categories; {covers} as background",
             "rows": rows,
-            "contributions": contributions(model, context.contract, context.params, rows),
+            "contributions": contributions(model, context.contract, context.params, rows).sizes(),
         },
     }
     return {name: json.dumps(values, indent=1, sort_keys=True) for name, values in found.items()}
+
+
+def _affordable(model: Artefact) -> int:
+    """Rows that SHAP is asked about."""
+    walked = len(model.arrays["trees"]) * int(model.meta["max_depth"]) ** 2
+    return max(_LEAST, min(ROWS, int(_WORK / max(walked, 1))))
 
 
 def _importance(model: Artefact) -> tuple[str, dict[str, float]]:
@@ -75,17 +87,8 @@ def _importance(model: Artefact) -> tuple[str, dict[str, float]]:
     return "share of the splits; sites release no gain with whole trees", splits(model)
 
 
-def _canvas(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot: no global state, no screen
-    return figure
-
-
 def _bars(shares: Mapping[str, float], what: str) -> Figure:
-    figure = _canvas(7.0, 1.2 + 0.3 * len(shares))
+    figure = canvas(7.0, 1.2 + 0.3 * len(shares))
     axes = figure.add_subplot()
     drawn = axes.barh(list(shares), list(shares.values()), color="tab:blue")
     axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize="small")
@@ -99,7 +102,7 @@ def _bars(shares: Mapping[str, float], what: str) -> Figure:
 def _shapes(chosen: Sequence[Shape], context: RunContext) -> Figure:
     columns = min(3, len(chosen))
     lines = -(-len(chosen) // columns)
-    figure = _canvas(4.0 * columns, 2.8 * lines)
+    figure = canvas(4.0 * columns, 2.8 * lines)
     classes = list(context.contract.classes)
     labels = classes if context.contract.task == "multiclass" else [""]
     for number, shape in enumerate(chosen):

@@ -90,14 +90,21 @@ def test_importance_finds_the_column_that_matters_and_not_the_noise() -> None:
     shares = importance(model_of(2))
     assert shares["age"] > 0.95
     assert sum(shares.values()) == pytest.approx(1.0)
-    found = contributions(model_of(2), CONTRACT, PARAMS, 200)
+    told = contributions(model_of(2), CONTRACT, PARAMS, 200)
+    found = told.sizes()
     assert max(found, key=lambda name: found[name]) == "age"
     assert found.keys() == shares.keys()
 
 
 def test_figures_and_tables_are_drawn_from_the_model_alone() -> None:
     drawn = tree_plots.figures(model_of(3), CONTEXT)
-    assert drawn.keys() == {"plots/importance.png", "plots/shapes.png"}
+    assert drawn.keys() == {
+        "plots/importance.png",
+        "plots/contributions.png",
+        "plots/shapes.png",
+    }
+    points = drawn["plots/contributions.png"].axes[0].collections
+    assert len(points) == len(CONTRACT.inputs)  # every feature's rows are drawn
     titles = {axes.get_title() for axes in drawn["plots/shapes.png"].axes}
     assert titles == {column.name for column in CONTRACT.inputs}
     assert tree_plots.tables(model_of(3), CONTEXT).keys() == {
@@ -105,7 +112,10 @@ def test_figures_and_tables_are_drawn_from_the_model_alone() -> None:
         "contributions.json",
     }
     whole = replace(model_of(3), arrays={"trees": model_of(3).arrays["trees"]})
-    assert tree_plots.figures(whole, CONTEXT).keys() == {"plots/importance.png"}
+    assert tree_plots.figures(whole, CONTEXT).keys() == {
+        "plots/importance.png",
+        "plots/contributions.png",
+    }
     told = json.loads(tree_plots.tables(whole, CONTEXT)["importance.json"])
     assert told["what"].startswith("share of the splits"), "no gain was released"
     trees = json.loads(model_of(3).arrays["trees"].tobytes())

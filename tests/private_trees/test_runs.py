@@ -196,7 +196,13 @@ def test_mlflow_holds_an_xgboost_model_curves_and_importance(
     assert found["registered"]["version"] == 1
     artifacts = workspace / "coordinator" / "mlartifacts"
     names = {path.name for path in artifacts.rglob("*") if path.is_file()}
-    assert {"shapes.png", "importance.png", "epsilon.png", "contributions.json"} <= names
+    assert {
+        "shapes.png",
+        "importance.png",
+        "epsilon.png",
+        "contributions.json",
+        "contributions.png",
+    } <= names
     assert {"importance.json", "privacy_statement.md", "model.ubj", "MLmodel"} <= names
     told = json.loads(next(artifacts.rglob("importance.json")).read_text())["importance"]
     assert sum(told.values()) == pytest.approx(1.0)
