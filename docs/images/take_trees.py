@@ -1,7 +1,7 @@
 """Take the pictures of a private tree federation: Adult over four sites, trained by Airflow.
 
 Trains in a temporary workspace (or takes one that ``--workspace`` names), serves its MLflow and
-photographs the plots of budget and curves among the run's artefacts.  Run from the root of the
+photographs the plots of budget, curves and SHAP among the run's artefacts.  Run from the root of the
 repository; Adult is downloaded, or read from ``FOLKMOOT_DATA``/adult.  Chromium must be on the PATH::
 
     python docs/images/take_trees.py
@@ -43,6 +43,7 @@ PLAN = {
 PICTURES = {
     "plots/epsilon.png": "mlflow-trees-budget.png",
     "plots/shapes.png": "mlflow-trees-shapes.png",
+    "plots/contributions.png": "mlflow-trees-shap.png",
 }
 
 

@@ -15,8 +15,6 @@ __all__ = ["HISTOGRAMS", "HistogramOptions", "refuse_unfit"]
 HISTOGRAMS = ("summed_histograms", "xgboost_federated")
 #: Options of the first of them alone.
 _SUMMED_ONLY = (
-    "learning_rates",
-    "early_stopping_rounds",
     "bin_edges",
     "sketch_exchanges",
     "spare_exchanges",
@@ -35,7 +33,7 @@ class HistogramOptions(Section):
     max_delta_step: NonNegative | None = None
     """`summed_histograms`, `xgboost_federated`: largest weight of a leaf, 0 for any; when null 0.7 for `count:poisson`, 0 for the others."""
     learning_rates: list[Share] = []
-    """`summed_histograms`: learning rate of every boosting step, in place of `eta`."""
+    """`summed_histograms`, `xgboost_federated`: learning rate of every boosting step, in place of `eta`."""
     colsample_bylevel: Share = 1.0
     """`summed_histograms`, `xgboost_federated`: share of columns per level."""
     colsample_bynode: Share = 1.0
@@ -49,7 +47,7 @@ class HistogramOptions(Section):
     max_cat_threshold: Annotated[int, Field(ge=1)] = 64
     """`summed_histograms`, `xgboost_federated`: most categories that a set is sought among."""
     early_stopping_rounds: Annotated[int, Field(ge=1)] | None = None
-    """`summed_histograms`: end after so many steps without a better loss on all sites' held-out rows; the best model is kept."""
+    """`summed_histograms`, `xgboost_federated`: end after so many steps without a better loss on all sites' held-out rows; the best model is kept. `xgboost_federated` looks at whole sessions, of `trees_per_round` steps."""
     bin_edges: Literal["sketch", "bounds"] = "sketch"
     """`summed_histograms`: edges at the federation's quantiles, from summed counts, or evenly between the contract's bounds."""
     sketch_exchanges: Annotated[int, Field(ge=1, le=4)] = 2
@@ -75,6 +73,8 @@ def refuse_unfit(trees: Any) -> None:
                 continue
             if getattr(trees, name) != field.get_default():
                 raise ValueError(f"{name} belongs to strategy summed_histograms")
+        if live:
+            _refuse_twice(trees, trees.rounds * trees.trees_per_round)
         return
     if trees.trees_per_round != 1:
         raise ValueError("summed_histograms makes one step per round: set trees_per_round to 1")
@@ -82,7 +82,14 @@ def refuse_unfit(trees: Any) -> None:
         raise ValueError(
             "summed_histograms stops by early_stopping_rounds: leave early_stopping.tolerance at 0"
         )
-    if trees.learning_rates and len(trees.learning_rates) < trees.rounds:
-        raise ValueError("learning_rates needs one for each of the rounds")
+    _refuse_twice(trees, trees.rounds)
     if trees.max_bin > 4096:
         raise ValueError("summed_histograms keeps to a max_bin of at most 4096")
+
+
+def _refuse_twice(trees: Any, steps: int) -> None:
+    """One learning rate per step, and one way to stop."""
+    if trees.learning_rates and len(trees.learning_rates) < steps:
+        raise ValueError(f"learning_rates needs one for each of the {steps} boosting steps")
+    if trees.early_stopping_rounds is not None and trees.early_stopping.tolerance:
+        raise ValueError("set early_stopping_rounds or early_stopping.tolerance, not both")

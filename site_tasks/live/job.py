@@ -22,6 +22,7 @@ def job_of(
     """All but where the tracker is and which files are used; plain JSON values."""
     trees = params.model.trees
     bounds = options.bounds_of_derivatives(contract, params)
+    first = (round - 1) * trees.trees_per_round
     return {
         "task": contract.task,
         "rows": str(prepared.folder.absolute()),
@@ -29,7 +30,8 @@ def job_of(
         "types": list(prepared.features.types),
         "settings": settings_of(contract, params, prepared, threads),
         "steps": trees.trees_per_round,
-        "first_step": (round - 1) * trees.trees_per_round,
+        "first_step": first,
+        "rates": [options.eta_of(params, first + n) for n in range(trees.trees_per_round)],
         "subsample": trees.subsample,
         "seed": trees.seed,
         "grid": list(zip(grid(contract, params), bounds, strict=True)),

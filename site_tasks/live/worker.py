@@ -113,6 +113,7 @@ def _train(asked: dict[str, Any]) -> xgboost.Booster:
             )
         ]
         number = asked["first_step"] + step
+        booster.set_param({"learning_rate": asked["rates"][step]})
         booster.boost(matrix, iteration=number, grad=rounded[0], hess=rounded[1])
         say(step=step + 1)
     return booster

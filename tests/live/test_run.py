@@ -79,6 +79,42 @@ def test_all_sites_hold_one_booster_and_their_ledgers_an_entry_before_it(
     assert "PRIVATE" not in session
 
 
+def test_rates_by_step_and_early_stopping(workspace_of: Callable[..., Path]) -> None:
+    loose = ["model.trees.min_child_weight=0.0", "model.trees.reg_lambda=0.0"]  # overfits soon
+    settings = params(
+        *loose,
+        "model.trees.rounds=6",
+        "model.trees.trees_per_round=4",
+        "model.trees.early_stopping_rounds=4",
+        f"model.trees.learning_rates={[0.6] + [1.0] * 23}",
+    )
+    workspace = workspace_of(settings)
+    result = run(settings, run="one", workspace=workspace)
+    context = opened(settings, workspace, "one")
+    model = model_of(context, result["model"])
+    usual = params(*loose, "model.trees.trees_per_round=1", "model.trees.eta=0.6")
+    once = run(usual, run="two", workspace=workspace)
+    alone = model_of(opened(usual, workspace, "two"), once["model"])
+    trees = json.loads(tree_bytes(model))
+    assert trees[0] == json.loads(tree_bytes(alone))[0]
+
+    losses = {}
+    for round in range(2, result["rounds"] + 1):
+        record = json.loads(context.store.get(context.key(keys.record(round))))
+        losses[4 * (round - 1)] = record["metrics"]["overall"]["log_loss"]
+    best = min(losses, key=lambda step: losses[step])
+    assert result["rounds"] < 6
+    assert model.meta["boosting"]["stop"] == "early_stopping"
+    assert (
+        model.meta["boosting"]["steps"]
+        == model.meta["trees"]
+        == best
+        == max(losses) - 4
+        == len(trees)
+    )
+    assert result["metrics"]["overall"]["log_loss"] == pytest.approx(losses[best], rel=1e-9)
+
+
 def test_whatever_ends_a_session_names_the_site_and_the_run_goes_on_to_the_same_trees(
     undisturbed: Undisturbed,
     workspace_of: Callable[..., Path],

@@ -122,10 +122,24 @@ def test_sums_on_the_grid_are_exact() -> None:
             {
                 "model": {
                     "kind": "trees",
-                    "trees": {"strategy": "xgboost_federated", "early_stopping_rounds": 2},
+                    "trees": {"strategy": "xgboost_federated", "sketch_exchanges": 3},
                 }
             },
             "summed_histograms",
+        ),
+        (
+            {
+                "model": {
+                    "kind": "trees",
+                    "trees": {
+                        "strategy": "xgboost_federated",
+                        "rounds": 2,
+                        "trees_per_round": 2,
+                        "learning_rates": [0.3, 0.2, 0.1],
+                    },
+                }
+            },
+            "each of the 4 boosting steps",
         ),
     ],
 )

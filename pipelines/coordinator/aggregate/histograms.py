@@ -13,7 +13,6 @@ Either is counted in the records (``boosting.restarts``, ``boosting.cut_short``)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from folkmoot import metrics
 from folkmoot.errors import ProtocolError
 from folkmoot.models.tree_format import TreeSpace, dump_trees, join_trees
 from folkmoot.models.trees import outputs, tree_bytes
@@ -32,6 +30,7 @@ from folkmoot.trees.cuts import Cuts
 from folkmoot.updates import ReleasedUpdate, Statistics
 from folkmoot.wire import Artefact, decode
 from pipelines.coordinator.aggregate import in_order
+from pipelines.coordinator.aggregate.patience import cut_back, worse_for_long
 from pipelines.coordinator.collect import collect
 
 __all__ = ["aggregate", "opening"]
@@ -222,25 +221,12 @@ def _judged(
     step: int,
 ) -> tuple[Arrays, dict[str, Any]] | None:
     """Early stopping: where the held-out loss has not fallen for long, the best model, else None."""
-    patience = context.params.model.trees.early_stopping_rounds
-    parts = [u.parts["evaluation"].arrays for u in updates if "evaluation" in u.parts]
-    if patience is None or not parts:
-        return None
-    name = "rmse" if context.contract.task == "regression" else "log_loss"
-    found = metrics.metrics(context.contract.task, metrics.combine(parts))
-    if name not in found:
+    if not worse_for_long(updates, context, status, step):
         return None
     best = status["best"]
-    if best is None or found[name] < best[1]:
-        status["best"] = [step, found[name]]
-        return None
-    if step - best[0] < patience:
-        return None
-    kept = best[0] * outputs(previous.meta)
-    trees = json.loads(tree_bytes(previous))[:kept]
-    nodes = sum(len(tree["left_children"]) for tree in trees)
+    kept, nodes, trees = cut_back(previous, best[0])
     arrays = _carried(previous)
-    arrays["trees"] = np.frombuffer(dump_trees(trees), np.uint8)
+    arrays["trees"] = np.frombuffer(trees, np.uint8)
     for figure in ("gain", "hessian"):
         arrays[figure] = arrays[figure][:nodes]
     context.cache.pop("histograms", None)

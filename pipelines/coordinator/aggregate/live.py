@@ -15,6 +15,7 @@ from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order
+from pipelines.coordinator.aggregate.patience import cut_back, worse_for_long
 from pipelines.coordinator.aggregate.trees import Arrays, checked_trees, progress
 
 __all__ = ["aggregate"]
@@ -24,6 +25,9 @@ def aggregate(
     previous: Artefact, updates: Sequence[ReleasedUpdate], context: RunContext, round: int
 ) -> tuple[Arrays, dict[str, Any]]:
     """Append a session's trees to the global model; O(bytes of the model + sites · nodes).
+
+    With ``early_stopping_rounds`` the incoming model is judged first; where it has been worse than an
+    earlier one for long, that one stays, and the session's trees are dropped.
 
     Parameters
     ----------
@@ -57,8 +61,16 @@ def aggregate(
                 "Find out why; whoever trained in a session holds the same trees.",
                 site=site,
             )
+    told = progress(previous, updates, context)
+    if context.params.model.trees.early_stopping_rounds is not None:
+        steps = int(previous.meta["trees"]) // outputs(previous.meta)
+        status = dict(previous.meta.get("boosting") or {"best": None, "stop": None})
+        if worse_for_long(updates, context, status, steps):
+            kept, _, data = cut_back(previous, status["best"][0])
+            status |= {"steps": status["best"][0], "stop": "early_stopping"}
+            told |= {"trees": kept, "change": None, "boosting": status}
+            return {"trees": np.frombuffer(data, np.uint8)}, told
+        told["boosting"] = {**status, "steps": steps + count // outputs(previous.meta)}
     data = join_trees(tree_bytes(previous), common)
-    return {"trees": np.frombuffer(data, np.uint8)}, {
-        "trees": int(previous.meta["trees"]) + count,
-        **progress(previous, updates, context),
-    }
+    told["trees"] = int(previous.meta["trees"]) + count
+    return {"trees": np.frombuffer(data, np.uint8)}, told
