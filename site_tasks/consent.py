@@ -2,8 +2,9 @@
 
 ``private/consents/<federation>.json`` holds canonical JSON under the site's signature: federation, the
 coordinator's key (of the roster that the steward accepted), the data contract and, where wanted, a last
-day.  A site whose ``site.toml`` or whose plan asks for consent releases nothing without it, whatever was
-clicked at the coordinator.  Consent is to one contract: with another one the steward is asked again.
+day.  A site whose ``site.toml`` or whose plan asks for consent does not look at its rows without it,
+whatever was clicked at the coordinator.  Consent is to one contract: with another one the steward is
+asked again.
 """
 
 from __future__ import annotations

@@ -17,11 +17,37 @@ if TYPE_CHECKING:
     from folkmoot.plan import RunContext
     from site_tasks.home import SiteHome
 
-__all__ = ["check", "delta", "terms"]
+__all__ = ["admit", "check", "delta", "terms"]
 
 #: Mechanisms under which updates leave exactly.
 EXACT = ("none", "clip")
 _NOTHING = object()
+
+
+def admit(context: RunContext, home: SiteHome) -> None:
+    """Refuse a run that the site has no part in; before its first step of any kind, and every other.
+
+    Raises
+    ------
+    PrivacyError
+        ``privacy.not-permitted`` for a federation, member or coordinator that ``site.toml`` does not
+        name; ``privacy.consent`` where the steward's consent is asked for and missing.
+    ProtocolError
+        ``protocol.roster`` where members or keys are not those that the steward accepted,
+        ``protocol.signature`` for a run that the coordinator did not sign, ``protocol.code`` where it
+        asks for other code than runs here.
+    """
+    allowed, params = home.settings.permissions, context.params
+    if context.federation not in allowed.federations:
+        raise _refusal(home, "federations", f"does not list federation {context.federation}")
+    distrusted = sorted(set(allowed.distrusted) & set(params.federation.members))
+    if distrusted:
+        raise _refusal(home, "distrusted", f"names {', '.join(distrusted)}")
+    if allowed.coordinator not in (None, context.roster.coordinator):
+        raise _refusal(home, "coordinator", "names the key of another coordinator than this run's")
+    membership.check(context, home)
+    consent.check(context, home)
+    code.check(context, home)
 
 
 def check(context: RunContext, home: SiteHome) -> None:
@@ -31,20 +57,11 @@ def check(context: RunContext, home: SiteHome) -> None:
     ------
     PrivacyError
         ``privacy.not-permitted`` or ``privacy.seeded``, naming the key of ``site.toml``.
-    PrivacyError
-        ``privacy.consent`` where the steward's consent is asked for and missing.
-    ProtocolError
-        ``protocol.roster`` where members or keys are not those that the steward accepted.
+    FolkmootError
+        As :func:`admit`.
     """
+    admit(context, home)
     allowed, params = home.settings.permissions, context.params
-    if context.federation not in allowed.federations:
-        raise _refusal(home, "federations", f"does not list federation {context.federation}")
-    distrusted = sorted(set(allowed.distrusted) & set(params.federation.members))
-    if distrusted:
-        raise _refusal(home, "distrusted", f"names {', '.join(distrusted)}")
-    membership.check(context, home)
-    consent.check(context, home)
-    code.check(context, home)
     if params.statistics.active:
         from site_tasks.measure import allowed as statistics
 
@@ -59,8 +76,6 @@ def check(context: RunContext, home: SiteHome) -> None:
             raise _refusal(home, "columns", f"does not permit {', '.join(extra)}")
     if len(params.federation.members) < allowed.minimum_sites:
         raise _refusal(home, "minimum_sites", "asks for more sites than the federation has")
-    if allowed.coordinator not in (None, context.roster.coordinator):
-        raise _refusal(home, "coordinator", "names the key of another coordinator than this run's")
     exact = params.privacy.evaluates == "exact" and not params.statistics.active
     if exact and not allowed.evaluation:
         raise _refusal(home, "evaluation", "keeps exact counts on held-out rows at the site")

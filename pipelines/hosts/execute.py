@@ -82,6 +82,17 @@ def open_context(run: str, federation: str, store: ExchangeStore, workspace: Pat
     return RunContext(run, params, contract, roster, store, workspace)
 
 
+def _made(step: Step, context: RunContext) -> list[ArtifactRef]:
+    """References to all outputs of a step that ran before; none where one is missing."""
+    found = []
+    for key in step.outputs:
+        ref = context.store.ref(context.key(key))
+        if ref is None:  # the others need not be asked for
+            return []
+        found.append(ref)
+    return found
+
+
 def execute(step: Step, context: RunContext) -> list[ArtifactRef]:
     """Run one step, or find that it already ran.
 
@@ -96,17 +107,19 @@ def execute(step: Step, context: RunContext) -> list[ArtifactRef]:
         Its own errors as they are; any other exception of a site's step becomes
         ``round.site-failed`` after its traceback was written to the site's private log.
     """
-    found = [context.store.ref(context.key(key)) for key in step.outputs]
-    if step.outputs and all(found):
-        return [ref for ref in found if ref is not None]
+    found = _made(step, context)
+    if found:
+        return found
     context = settled(context)  # one schema for all that follows the agreement
     module, _, function = BODIES[step.body].partition(":")
     body: Body = getattr(importlib.import_module(module), function)
     if step.place == COORDINATOR:
         return body(step, context)
-    from site_tasks import orders
+    from site_tasks import orders, permissions
     from site_tasks.border import border  # the site's own guard
+    from site_tasks.home import SiteHome
 
     with border(step, context):
+        permissions.admit(context, SiteHome.find(step.place, context.workspace))
         orders.check_schema(context)
         return body(step, context)

@@ -55,6 +55,8 @@ class Trial:
             self.prepare()
         assert error.value.code == "privacy.consent"
         assert self.left() == [], "nothing leaves"
+        runs = self.home.work / "runs"
+        assert not runs.exists() or not list(runs.iterdir()), "and nothing is looked at"
         return str(error.value)
 
 
