@@ -100,7 +100,7 @@ class Bench:
         api = self.bed.api()
         name = api.trigger(DAG, conf)
         run, began = Run(folder), time.monotonic()
-        thread = threading.Thread(target=disturb, args=[run]) if disturb else None
+        thread = threading.Thread(target=disturb, args=[run], daemon=True) if disturb else None
         if thread:
             thread.start()
         found: dict[str, Any] = {"state": "running", "end_date": None}
@@ -314,7 +314,7 @@ def main() -> int:
         "--kinds", nargs="*", type=_kind, default=[(k, MOMENTS) for k in KINDS], help=told
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--gap", type=float, default=8.0, help="most seconds between faults")
+    parser.add_argument("--gap", type=float, default=5.0, help="most seconds between faults")
     parser.add_argument("--deadline", type=int, default=240, help="of a site's task, in seconds")
     parser.add_argument("--timeout", type=float, default=900.0, help="of a run, in seconds")
     parser.add_argument("--tracked", action="store_true", help="in MLflow, on PostgreSQL too")
