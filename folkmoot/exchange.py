@@ -182,6 +182,27 @@ class ExchangeStore:
         """Sorted keys directly in ``folder``."""
         return sorted(f"{folder}/{name}" for name in self._backend.names(_check(folder)))
 
+    def files(self) -> tuple[Any, str]:
+        """The fsspec file system behind it and the store's path there, for the coordinator's upkeep.
+
+        Raises
+        ------
+        ConfigError
+            At a site, which reaches the store through the coordinator alone.
+        """
+        backend = self._backend
+        if isinstance(backend, _Remote):
+            return backend.fs, str(backend.root)
+        if isinstance(backend, _Folder):
+            import fsspec
+
+            return fsspec.filesystem("file"), str(backend.root.absolute())
+        raise ConfigError(
+            "config.invalid",
+            f"{self.url} is the coordinator's.",
+            "Do its upkeep at the coordinator.",
+        )
+
 
 def _check(key: str) -> str:
     if not _KEY.fullmatch(key) or ".." in key:

@@ -97,7 +97,7 @@ def clean(
 ) -> None:
     """Remove what is not needed any more from the exchange store: sites' artefacts of finished runs.
 
-    Settings, records, results, final models and anchors stay.
+    Settings, records, results, final models and anchors stay.  The store may be a folder or a bucket.
 
     **For example:** `folkmoot coordinator clean --days 30 --dry-run`
     """
@@ -111,6 +111,10 @@ def clean(
     done = remove(store, folder, name, days, unfinished=unfinished, dry=dry)
     verb = "would go" if dry else "are gone"
     typer.echo(f"{done.files} artefacts ({done.size >> 10} KiB) of {len(done.runs)} runs {verb}.")
+    if done.waiting:
+        typer.echo(
+            f"Left whole, for a ledger's entry waits for its anchor: {', '.join(done.waiting)}."
+        )
 
 
 def site_backup(

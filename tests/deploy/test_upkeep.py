@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -151,35 +152,96 @@ def _other() -> list[str]:
     ]
 
 
-def test_cleaning_keeps_what_says_where_a_model_came_from(workspace: Path) -> None:
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[dict[str, object]]:
+    """A real S3 protocol endpoint on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {"endpoint_url": f"http://{host}:{port}"}
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def trained(prototype: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exchange store with a finished run."""
+    workspace = copy_workspace(prototype(PARAMS), tmp_path_factory.mktemp("trained") / "w")
     train(PARAMS, run="old", workspace=workspace)
-    store = ExchangeStore(workspace / "exchange")
-    runs = workspace / "exchange" / "demo" / "runs"
-    shutil.copytree(runs / "old", runs / "new")
-    shutil.copytree(runs / "old", runs / "stopped")
-    (runs / "stopped" / "final" / "result.json").unlink()
-    for name in ("old", "stopped"):
-        for path in (runs / name).rglob("*"):
-            os.utime(path, (time.time() - 40 * 86400,) * 2)
-    before = files(workspace / "exchange")
-    counted = clean(store, workspace, "demo", 30, dry=True)
-    assert files(workspace / "exchange") == before
-    done = clean(store, workspace, "demo", 30)
-    assert done == counted
-    assert done.runs == ("old",)
-    left = {name for name in files(runs / "old") if not name.endswith(".signature")}
-    models = {name for name in left if name.endswith("/model")}
-    assert left == {
-        *("run.json", "final/result.json", "round-001/record.json", "round-002/record.json"),
-        *models,
+    return workspace / "exchange"
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory", "s3"])
+def test_cleaning_keeps_what_says_where_a_model_came_from(
+    kind: str, trained: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Runs that ended, can be resumed, go on, and wait for an anchor; on every kind of store."""
+    if kind == "s3":
+        import s3fs
+
+        options = dict(request.getfixturevalue("bucket"))
+        s3fs.S3FileSystem(**options).makedirs("kept", exist_ok=True)
+        store = ExchangeStore(f"s3://kept/{tmp_path.name}", options)
+    else:
+        store = ExchangeStore(tmp_path / "x" if kind == "folder" else f"memory://{tmp_path.name}")
+
+    def left() -> set[str]:
+        fs, root = store.files()
+        return {str(p).removeprefix(f"{root}/") for p in fs.find(root)}
+
+    def of(run: str) -> set[str]:
+        return {k.split("/", 3)[3] for k in left() if k.startswith(f"demo/runs/{run}/")}
+
+    whole = {
+        p.relative_to(trained).as_posix(): p.read_bytes() for p in trained.rglob("*") if p.is_file()
     }
-    assert models == {"round-002/model"}
-    after = files(workspace / "exchange")
-    gone = {name.split("/")[2] for name in before.keys() - after.keys()}
-    assert gone == {"old"}, "new, stopped and anchors are whole"
-    assert clean(store, workspace, "demo", 30).files == 0
-    assert clean(store, workspace, "demo", 30, unfinished=True).runs == ("stopped",)
-    assert not (runs / "stopped").exists()
+    for run in ("old", "stopped", "goes-on", "waits"):
+        for name, data in whole.items():
+            if run != "stopped" or not name.endswith("final/result.json"):
+                store.put(name.replace("/old/", f"/{run}/"), data)
+    store.put("demo/sessions/old/round-001-0123456789abcdef/000/open.json", b"{}")
+    store.put("demo/anchors/waits/heads/round-002/train/site-a", b"shown, and never countersigned")
+    workspace = tmp_path / "coordinator"
+    lock.acquire(workspace, "demo", "goes-on", "embedded", 60.0)
+    before, later = left(), time.time() + 40 * 86400
+
+    assert clean(store, workspace, "demo", 30).files == 0, "none is old enough"
+    counted = clean(store, workspace, "demo", 30, dry=True, now=later)
+    assert left() == before
+    assert clean(store, workspace, "demo", 30, now=later) == counted
+    assert (counted.runs, counted.waiting) == (("old",), ("waits",))
+    unsigned = {name for name in of("old") if not name.endswith(".signature")}
+    assert unsigned == {
+        *("run.json", "final/result.json", "round-001/record.json", "round-002/record.json"),
+        "round-002/model",
+    }
+    assert {k.split("/")[2] for k in before - left()} == {"old"}
+    assert {k.split("/")[1] for k in before - left()} == {"runs", "sessions"}, "anchors stay"
+    assert counted.files == len(before - left())
+    assert clean(store, workspace, "demo", 30, now=later).files == 0
+
+    lock.release(workspace, "demo", "goes-on")
+    store.put("demo/anchors/waits/round-002", b"countersigned")
+    done = clean(store, workspace, "demo", 30, unfinished=True, now=later)
+    assert (done.runs, done.waiting) == (("goes-on", "stopped", "waits"), ())
+    assert of("stopped") == set()
+    assert of("goes-on") == of("waits") == of("old")
+    if kind == "folder":
+        assert sorted(p.name for p in (tmp_path / "x/demo/runs").iterdir()) == [
+            "goes-on",
+            "old",
+            "waits",
+        ]
+
+
+def test_a_site_cannot_clean(tmp_path: Path) -> None:
+    store = ExchangeStore(tmp_path)
+    store._backend = object()  # type: ignore[assignment]  # neither folder nor bucket
+    with pytest.raises(FolkmootError, match="coordinator"):
+        clean(store, tmp_path, "demo", 1)
 
 
 def test_no_run_is_opened_in_maintenance_and_a_run_goes_on(tmp_path: Path) -> None:
