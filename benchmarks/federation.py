@@ -1,98 +1,248 @@
 """``make federation``: a coordinator and three sites on one machine, as apart as the machine allows.
 
 As root with ``ip``: a network namespace for the coordinator and one per site, each joined to the
-coordinator's by a link of its own and routed to its one address alone.  Without, all of them share this
-user and the loopback, and the summary says so.  Everything else is what real sites use: the commands
-``coordinator up``, ``invite``, ``site init``, ``join``, ``up``, a DVC remote and a folder per site.
+coordinator's by a link of its own and routed to its one address alone; and a user of its own for each.
+Without, they share the loopback, or this user, and the summary says so.  Everything else is what real
+sites use: the commands ``coordinator up``, ``invite``, ``site init``, ``join``, ``up``, a DVC remote and
+a folder per site.
+
+A training succeeds; in another a site's disk is full and a worker is killed in its task; in a third a
+site fails with an error that holds a row.  Then all that left the sites is searched for what was planted
+in their rows, the links' TLS opened with session keys that the sites wrote down, and the search is shown
+to find rows that are let out on purpose.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from benchmarks.testbed.bed import Testbed
-from benchmarks.testbed.capture import Capture, probe
+from benchmarks.testbed.capture import Capture, capturable, probe
 from benchmarks.testbed.network import ADDRESS, NET, SITES, namespaces, possible
-from benchmarks.testbed.report import outside, search
+from benchmarks.testbed.on_purpose import leak
+from benchmarks.testbed.report import at_site, missed, open_line, outside
+from benchmarks.testbed.users import Users, unprivileged
+from tests.leaks import leaks
+
+#: Ports that a site must not reach at the coordinator.
+OTHERS = (8080, 5432, 22, 8793)
+PLAIN = ["federation.deadline_seconds=300", "anonymisation.identifiers=pseudonymise"]
+SERVER = {"heartbeat_seconds": 20, "eager": True}
 
 
-def run(folder: Path, rounds: int, prefix: str | None) -> int:
-    """One training over three sites, and the summary."""
-    from datetime import datetime
+class Summary:
+    """Lines of what was seen; every check counts."""
 
-    rows: list[tuple[str, str]] = []
-    masked = ["aggregation.protection=masks", "federation.deadline_seconds=300"]
-    capture = Capture([f"c{n}" for n, _ in enumerate(SITES, start=1)]) if prefix else None
-    with Testbed(folder, rounds=rounds, changes=masked, namespaces=prefix) as bed:
-        canaries = bed.canaries()
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+        self.good = True
+
+    def tell(self, what: str, value: object) -> None:
+        self.rows.append((what, str(value)))
+
+    def check(self, what: str, good: bool, value: object) -> None:
+        self.good = self.good and good
+        self.rows.append((what, str(value) if good else f"{value}  <-- WRONG"))
+
+    def show(self) -> int:
+        print()
+        for what, value in self.rows:
+            print(f"{what:34} {value}")
+        print("\nThe federation works." if self.good else "\nSOMETHING IS WRONG: see above.")
+        return 0 if self.good else 1
+
+
+def run(options: argparse.Namespace, prefix: str | None) -> int:
+    """Trainings over three sites, and the summary."""
+    told = Summary()
+    shared = unprivileged()
+    if shared is None and not prefix:
+        shared = Users().fault()
+    changes = [*PLAIN, *([] if options.quick else ["aggregation.protection=masks"])]
+    if options.quick:
+        changes += ["tracking.enabled=false"]
+    bed = Testbed(
+        options.folder,
+        rounds=options.rounds,
+        changes=changes,
+        namespaces=prefix,
+        server=SERVER,
+        users=shared is None,
+        keys=True,
+        harmful=True,
+    )
+    if bed.users is not None:
+        shared = bed.users.fault()
+        if shared is not None:
+            bed.users = None
+    links = [f"c{n}" for n, _ in enumerate(SITES, start=1)] if prefix else ["lo"]
+    seen = Capture(links, None if prefix else bed.port) if capturable() else None
+    with bed:
         began = time.time()
-        bed.enrol(say=lambda text: print(text, flush=True))
-        rows.append(("three sites joined after", f"{time.time() - began:.0f} s"))
-        if prefix:
-            others = [f"{ADDRESS}:{port}" for port in (8080, 5432, 22, 8793)]
-            others += [f"{NET}.2.2:22", "1.1.1.1:443"]
-            found = probe(bed, SITES[0], [f"{ADDRESS}:{bed.port}", *others])
-            reached = [target for target, state in found.items() if state == "open"]
-            rows.append(("a site reaches", ", ".join(reached)))
-        print("training", flush=True)
-        done = bed.train()
-        rows.append(("DAG run", f"{done['state']}, {done['seconds']:.0f} s"))
-        ends = {
-            name: datetime.fromisoformat(task["end_date"]).timestamp()
-            for name, task in done["tasks"].items()
-            if task["end_date"]
-        }
-        closed = sorted(t for n, t in ends.items() if ".aggregate" in n or n == "initialise")
-        if len(closed) > 1:
-            each = (closed[-1] - closed[0]) / (len(closed) - 1)
-            rows.append(("seconds a round", f"{each:.1f} over {len(closed) - 1} rounds"))
-        at_sites = [t for n, t in done["tasks"].items() if "clinic" in n]
-        rows.append(
-            (
-                "site tasks",
-                f"{sum(t['state'] == 'success' for t in at_sites)} of {len(at_sites)} well",
-            )
-        )
+        bed.enrol(say=_say)
+        told.tell("three sites joined after", f"{time.time() - began:.0f} s")
+        ended = _trainings(bed, told, options.quick)
+        _apart(bed, told, prefix, shared)
+        _say("leaking on purpose")
+        planted = leak(bed, ended, mlflow=not options.quick)
         bed.command("coordinator", "revoke", SITES[0])
         home = bed.command("doctor", "--json", "--site", SITES[0], site=SITES[0], check=False)
         refused = "does not know this site" in home
-        rows.append(("revoked site is refused", "yes" if refused else "NO"))
-    places = outside(bed, capture)
-    if capture is not None:
-        capture.stop()
-        rows.append(
-            ("packets captured", f"{capture.packets}, {len(capture.data) / 1e6:.1f} MB (TLS)")
-        )
-        rows.append(("ports that sites asked for", ", ".join(map(str, sorted(capture.ports)))))
-    leaked = search(places, canaries)
-    rows.append(
-        (
-            "files searched for canaries",
-            f"{len(places)}, {sum(map(len, places.values())) / 1e6:.0f} MB",
-        )
+        told.check("revoked site is refused", refused, "yes" if refused else "no")
+    places = outside(bed)
+    if seen is None:
+        told.tell("links", "NOT LOOKED AT: this user may not capture packets")
+        planted = [one for one in planted if one.channel != "the line"]
+    else:
+        places |= _line(bed, told, seen, prefix)
+    _say("searching")
+    size = sum(map(len, places.values())) / 1e6
+    canaries = bed.canaries(made=True)
+    told.tell("searched", f"{len(canaries)} planted values in {len(places)} places, {size:.0f} MB")
+    found = leaks(places, canaries)
+    told.check("planted values found", not found, "; ".join(found[:5]) or "none")
+    lost = missed(places, planted)
+    channels = list(dict.fromkeys(one.channel for one in planted))
+    told.check("leaks on purpose found", not lost, f"{len(planted) - len(lost)} of {len(planted)}")
+    told.tell("  made through", ", ".join(channels))
+    told.tell("  in the forms", ", ".join(dict.fromkeys(one.form for one in planted)))
+    if lost:
+        told.tell("  not found", "; ".join(lost))
+    return told.show()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+# Trainings ----------------------------------------------------------------------------------------
+
+
+def _trainings(bed: Testbed, told: Summary, quick: bool) -> str:
+    """All goes well; then a site fails for a moment and a worker dies; then one fails for good."""
+    _say("training")
+    done = bed.train()
+    at_sites = [t for n, t in done["tasks"].items() if "clinic" in n]
+    well = sum(t["state"] == "success" for t in at_sites)
+    told.check(
+        "undisturbed",
+        done["state"] == "success",
+        f"{done['state']}, {done['seconds']:.0f} s, {well} of {len(at_sites)} site tasks{_pace(done)}",
     )
-    rows.append(("canaries found", ", ".join(leaked) or "none"))
-    name = next(iter(canaries.values()))
-    blind = [
-        place
-        for place in places
-        if not search({place: places[place] + str(name).encode()}, {"x": name})
-    ][:3]
-    rows.append(("places where the search is blind", ", ".join(blind) or "none"))
-    apart = "network namespaces, links and routes" if prefix else "NOTHING BUT FOLDERS: loopback"
-    rows.append(("sites are kept apart by", f"{apart}; one user for all"))
-    print()
-    for what, value in rows:
-        print(f"{what:36} {value}")
-    good = done["state"] == "success" and not leaked and not blind and refused
-    if prefix and capture is not None:
-        good = good and capture.ports == {bed.port} | {8080, 5432, 22, 8793}
-    print("\nThe federation works." if good else "\nSOMETHING IS WRONG: see above.")
-    return 0 if good else 1
+    if not quick:
+        _say("training, with a full disk at one site and a worker killed in its task at another")
+        bed.harm(SITES[0], "once")
+        hung = bed.harm(SITES[1], "hang")
+        done = bed.train(conf={"rounds": 2}, meanwhile=lambda: _kill(bed, hung))
+        tries = {n: t["try_number"] for n, t in done["tasks"].items() if t["try_number"] > 1}
+        again = {site: any(site in name for name in tries) for site in SITES[:2]}
+        told.check(
+            "full disk, worker killed (-9)",
+            done["state"] == "success" and all(again.values()) and hung.exists(),
+            f"{done['state']}, {done['seconds']:.0f} s, tried again: {', '.join(sorted(tries))}",
+        )
+    _say("training, with a site that fails with a row in its error")
+    bed.harm(SITES[2], "fail")
+    done = bed.train(conf={"rounds": 1})
+    kept = str(bed.canaries()[f"names of {SITES[2]}"]).encode() in at_site(bed, SITES[2])
+    told.check(
+        "error that holds a row",
+        done["state"] == "failed" and kept,
+        f"{done['state']}; the row is {'in' if kept else 'NOT IN'} the site's own log",
+    )
+    bed.harm(SITES[2], "")
+    return str(done["dag_run"])
+
+
+def _pace(done: dict[str, Any]) -> str:
+    ends = {
+        name: datetime.fromisoformat(task["end_date"]).timestamp()
+        for name, task in done["tasks"].items()
+        if task["end_date"]
+    }
+    closed = sorted(t for n, t in ends.items() if ".aggregate" in n or n == "initialise")
+    if len(closed) < 2:
+        return ""
+    each = (closed[-1] - closed[0]) / (len(closed) - 1)
+    return f", {each:.1f} s a round"
+
+
+def _kill(bed: Testbed, hung: Path) -> None:
+    """Kill the worker with all it runs once it hangs in a task, and start it again, well."""
+    deadline = time.monotonic() + 300
+    while not hung.exists():
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.2)
+    process = psutil.Process(bed.running[SITES[1]].pid)
+    for one in [process, *process.children(recursive=True)]:
+        one.send_signal(signal.SIGKILL)
+    bed.end(SITES[1], hard=True)
+    (bed.folder / SITES[1] / "harm").write_text("")
+    bed.start(SITES[1])
+
+
+# What was seen ------------------------------------------------------------------------------------
+
+
+def _apart(bed: Testbed, told: Summary, prefix: str | None, shared: str | None) -> None:
+    if prefix:
+        others = [f"{ADDRESS}:{port}" for port in OTHERS] + [f"{NET}.2.2:22", "1.1.1.1:443"]
+        door = f"{ADDRESS}:{bed.port}"
+        found = probe(bed, SITES[0], [door, *others])
+        reached = [target for target, state in found.items() if state == "open"]
+        told.check("a site reaches", reached == [door], ", ".join(reached))
+    nets = "network namespaces, links and routes" if prefix else "NO NETWORK: loopback"
+    told.tell("sites are kept apart by", nets)
+    if bed.users is None:
+        told.tell("users", f"ONE FOR ALL ({shared})")
+        return
+    names = [*SITES, "coordinator"]
+    told.tell("users", ", ".join(f"{n} is {bed.users.numbers[n]}" for n in names))
+    own = [n for n in names if not bed.users.reads(n, bed.folder / n)]
+    into = [f"{a} reads {b}" for a in names for b in names if a != b
+            and bed.users.reads(a, bed.folder / b)]  # fmt: skip
+    keys = [bed.session_keys(site) for site in SITES]
+    into += [f"{b} reads {k}" for k in keys for b in names
+             if k.parent.name != b and bed.users.reads(b, k)]  # fmt: skip
+    tried = len(names) * (len(names) - 1) + len(keys) * (len(names) - 1)
+    told.check(
+        "who reads another's folder",
+        not into and not own,
+        "; ".join([*into, *(f"{n} does not read its own" for n in own)])
+        or f"nobody: {tried} attempts as these users",
+    )
+
+
+def _line(bed: Testbed, told: Summary, seen: Capture, prefix: str | None) -> dict[str, bytes]:
+    seen.stop()
+    seen.save(bed.folder / "capture.pcap")
+    line = open_line(bed, seen)
+    size = sum(map(len, seen.packets)) / 1e6
+    told.check(
+        "captured at the coordinator",
+        not seen.lost,
+        f"{len(seen.packets)} packets, {size:.1f} MB, {line.connections} connections"
+        + (f", {seen.lost} LOST" if seen.lost else ""),
+    )
+    whole = line.read == line.records > 0 and not line.faults
+    share = f"{line.read} of {line.records} records, {line.plain / 1e6:.2f} MB"
+    told.check("of that decrypted", whole, share)
+    for fault in line.faults[:10]:
+        told.tell("  not decrypted", fault)
+    if prefix:
+        good = seen.ports == {bed.port, *OTHERS}
+        told.check("ports that sites asked for", good, ", ".join(map(str, sorted(seen.ports))))
+    return line.places
 
 
 def main() -> int:
@@ -100,17 +250,19 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(".folkmoot/federation"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--loopback", action="store_true", help="no namespaces")
+    parser.add_argument(
+        "--quick", action="store_true", help="no masks, no MLflow, nothing killed; for the tests"
+    )
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        return run(options.folder, options.rounds, options.inside)
+        return run(options, options.inside)
     why = "asked for" if options.loopback else possible()
     if why:
         print(f"Without network namespaces ({why}): all sites share the loopback.")
-        return run(options.folder, options.rounds, None)
+        return run(options, None)
     with namespaces() as prefix:
-        command = [sys.executable, "-m", "benchmarks.federation", "--inside", prefix]
-        command += ["--folder", str(options.folder), "--rounds", str(options.rounds)]
+        command = [sys.executable, "-m", "benchmarks.federation", "--inside", prefix, *sys.argv[1:]]
         done = subprocess.run(["ip", "netns", "exec", f"{prefix}-c", *command], check=False)
         return done.returncode
 

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -354,6 +356,8 @@ def test_every_disguise_is_seen_through() -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("rows.csv", gzip.compress(row))
+    parquet = io.BytesIO()
+    pd.DataFrame({"patient": [f"{NAME};{i % 2}" for i in range(99)]}).to_parquet(parquet)
     disguises = {
         "plain": row,
         "hex": row.hex().encode(),
@@ -361,6 +365,15 @@ def test_every_disguise_is_seen_through() -> None:
         "utf-16": f"x{NAME}".encode("utf-16-le"),
         "compressed": gzip.compress(b"so " + row),
         "archived": packed.getvalue(),
+        "compressed within": b"so " + gzip.compress(row) + b" it goes on",
+        "zstd": bytes(pa.compress(row * 9, "zstd", asbytes=True)),
+        "zlib": b"so " + zlib.compress(row),
+        "base64 of gzip": b"id=" + base64.b64encode(gzip.compress(row)),
+        "base64 of gzip in a text": base64.b64encode(b"so " + gzip.compress(row)),
+        "base64 of gzip in lines": base64.encodebytes(gzip.compress(row * 9)),
+        "hex of gzip": b"id=" + gzip.compress(row).hex().encode(),
+        "Parquet": parquet.getvalue(),
+        "base64 of Parquet": base64.b64encode(parquet.getvalue()),
         **{f"base64 at {n}": base64.b64encode(b"." * n + row) for n in range(3)},
         **{f"url-safe at {n}": base64.urlsafe_b64encode(b"\xff" * n + row) for n in range(3)},
     }
@@ -372,6 +385,9 @@ def test_every_disguise_is_seen_through() -> None:
         "big-endian": np.array([VALUE], ">f8").tobytes(),
         "JSON": f"[1, {VALUE!r}]".encode(),
         "float32 in JSON": f"[{np.float32(VALUE)!s}]".encode(),
+        "base64": base64.b64encode(b"." + np.array([0.0, VALUE]).tobytes()),
+        "hex": np.array([0.0, VALUE]).tobytes().hex().encode(),
+        "base64 of JSON": base64.b64encode(f"[1, {VALUE!r}]".encode()),
         "float32 as float64": f"[{float(np.float32(VALUE))!r}]".encode(),
     }
     assert {leak.partition(":")[0] for leak in leaks(numbers, {"n": VALUE})} == set(numbers)

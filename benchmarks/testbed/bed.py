@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,12 +285,32 @@ class Testbed:
 
         return _Api(self, Client)
 
-    def train(self, dag: str = "federated_linear", timeout: float = 900.0) -> dict[str, Any]:
-        """Run the DAG; returns its state, seconds, and the tasks."""
+    def train(
+        self,
+        dag: str = "federated_linear",
+        timeout: float = 900.0,
+        conf: Mapping[str, Any] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """Run the DAG; returns its state, seconds, and the tasks.
+
+        Parameters
+        ----------
+        dag : str
+            The DAG.
+        timeout : float
+            Seconds after which the run is left as it is.
+        conf : mapping, optional
+            What the run's form is filled in with.
+        meanwhile : callable, optional
+            Called once the run is asked for.
+        """
         api = self.api()
         began = time.time()
         api.wait_dag(dag, 0.0)
-        run = api.trigger(dag)
+        run = api.trigger(dag, conf)
+        if meanwhile is not None:
+            meanwhile()
         deadline = time.monotonic() + timeout
         while (state := api.dag_run(dag, run)["state"]) not in {"success", "failed"}:
             if time.monotonic() > deadline:
