@@ -34,12 +34,12 @@ from pipelines.hosts.airflow_services import PROJECT, Services
 from pipelines.hosts.database import check_database
 from pipelines.hosts.server_settings import ServerSettings
 
-__all__ = ["EXECUTOR", "Coordinator", "ServerSettings"]
+__all__ = ["EXECUTOR", "Coordinator", "ServerSettings", "oldest_worker"]
 
 EXECUTOR = "airflow.providers.edge3.executors.EdgeExecutor"
 
 
-def _before(package: str) -> str:
+def oldest_worker(package: str) -> str:
     """The oldest version that works together with the installed one (``folkmoot.versions``)."""
     from importlib.metadata import version
 
@@ -338,8 +338,8 @@ class Coordinator(Services):
             **EDGE,
             "trusted_jwks_url": str(self.folder / "jwks.json"),
             # A site is upgraded after the coordinator: Airflow serves older workers.
-            "minimum_acceptable_core_version_for_workers": _before("apache-airflow-core"),
-            "minimum_acceptable_edge_version_for_workers": _before(
+            "minimum_acceptable_core_version_for_workers": oldest_worker("apache-airflow-core"),
+            "minimum_acceptable_edge_version_for_workers": oldest_worker(
                 "apache-airflow-providers-edge3"
             ),
         }

@@ -19,6 +19,7 @@ import yaml
 
 from folkmoot.sections import parse
 from pipelines.guard.settings import EDGE
+from pipelines.hosts.airflow_coordinator import oldest_worker
 from pipelines.hosts.airflow_launch import COMMANDS, MLFLOW, OPTIONAL, SITES
 from pipelines.hosts.server_settings import ServerSettings
 
@@ -91,6 +92,12 @@ def test_the_charts_configuration_is_airflows() -> None:
         assert set(options) <= known[section], (section, set(options) - known[section])
         assert all(isinstance(value, str) for value in options.values()), section
     assert EDGE.items() <= values["config"]["edge"].items()
+    for part, package in (
+        ("core", "apache-airflow-core"),
+        ("edge", "apache-airflow-providers-edge3"),
+    ):
+        oldest = values["config"]["edge"][f"minimum_acceptable_{part}_version_for_workers"]
+        assert oldest == oldest_worker(package)
     assert values["config"]["api_auth"]["jwt_algorithm"] == "EdDSA"
     assert "Edge" in values["executor"]
     assert values["enableBuiltInSecretEnvVars"]["AIRFLOW__API_AUTH__JWT_SECRET"] is False
