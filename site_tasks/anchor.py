@@ -66,8 +66,10 @@ def _anchors(context: RunContext, round: int) -> anchor.Anchors:
         return {}
     name = ("anchors", round)
     if name not in context.cache:
+        # Of an exact plan only the first round has some (`show`).
+        newest = min(round, 1) if context.params.privacy.mechanism in EXACT else round
         data, number = None, round
-        for number in dict.fromkeys((round, min(round, 1), 0)):
+        for number in dict.fromkeys((newest, min(round, 1), 0)):
             key = anchor.anchors_key(context.federation, context.run, number)
             data = context.store.find(key)
             if data is not None:

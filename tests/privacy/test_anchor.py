@@ -57,6 +57,16 @@ def test_the_coordinator_knows_the_head_of_every_ledger(workspace: Path) -> None
     assert own.head()[0] == 6
 
 
+def test_under_masks_too(workspace_of: Callable[..., Path]) -> None:
+    """Where the sum is opened after what sites release, their heads are countersigned all the same."""
+    params = settings("privacy.mechanism=none", "aggregation.protection=masks")
+    made = workspace_of(params)
+    run(params, run="masked", workspace=made)
+    anchors = known(made, "demo")
+    assert set(anchors) == set(params.federation.members)
+    assert ledger(made).holds(*anchors[SITE])
+
+
 def test_an_older_state_of_the_whole_folder_releases_nothing(
     workspace: Path, tmp_path: Path
 ) -> None:
