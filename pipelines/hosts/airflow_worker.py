@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,9 @@ import yaml
 
 import folkmoot
 from folkmoot.errors import ConfigError, TransientError
+from folkmoot.exchange_memory import VARIABLE as MEMORY
 from folkmoot.identity.visit import VARIABLE, Visit
+from pipelines.hosts.airflow_pace import let_go, paced, preload
 from pipelines.hosts.airflow_services import PATIENT, PROJECT
 from site_tasks.home import SiteHome
 from site_tasks.join import coordinator_file
@@ -31,7 +34,12 @@ from site_tasks.maintenance import maintain, maintenance
 
 __all__ = ["alone", "approved", "code", "main", "prepare"]
 
-DAGS = ("federated_linear", "federated_trees", "federated_statistics", "refresh_site_data")
+DAGS: tuple[str, ...] = (
+    "federated_linear",
+    "federated_trees",
+    "federated_statistics",
+    "refresh_site_data",
+)
 
 
 def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
@@ -87,6 +95,8 @@ def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
     }
     params = folder / "params.yaml"
     params.write_text(yaml.safe_dump({"federation": federation}), encoding="utf-8")
+    memory = folder / "exchange"
+    shutil.rmtree(memory, ignore_errors=True)  # of the last worker
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "FOLKMOOT_"))}
     passphrase = {k: v for k, v in os.environ.items() if k.startswith("FOLKMOOT_PASSPHRASE")}
     trusted = {} if visit.authorities is None else {"SSL_CERT_FILE": str(visit.authorities)}
@@ -95,6 +105,7 @@ def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
         **passphrase,
         **trusted,
         VARIABLE: str(coordinator_file(home)),
+        MEMORY: str(memory),
         "AIRFLOW_HOME": str(folder),
         "FOLKMOOT_SITE": home.name,
         "FOLKMOOT_SITE_HOME": str(home.root),
@@ -179,8 +190,13 @@ def main() -> int:
         _METHOD.set(method)
         return await send(method, *arguments, **named)
 
+    asking = asyncio.Lock()
+
     async def checked(*arguments: Any, **named: Any) -> Any:
-        job = await fetch(*arguments, **named)
+        if asking.locked():  # asked again before the answer, it could get one job too many
+            return None
+        async with asking:
+            job = await fetch(*arguments, **named)
         if job is None:
             return None
         approved(SiteHome(home.root))
@@ -199,10 +215,11 @@ def main() -> int:
     api_client.jwt_generator = lambda: signer
     api_client._make_generic_request = signed
     worker.jobs_fetch, worker.logs_push = checked, kept
-    _preload()
+    preload()
+    let_go()
     from airflow.configuration import conf
 
-    running = _worker_of(home)(
+    running = paced(_worker_of(home), home)(
         pid_file_path=str(Path(os.environ["AIRFLOW_HOME"]) / "worker.pid"),
         hostname=visit.site,
         queues=[f"site-{visit.site}"],
@@ -314,23 +331,6 @@ def alone(folder: Path) -> Iterator[bool]:
         # Its number may be another process's by now, or this one's: Airflow would not start then.
         left.unlink(missing_ok=True)
         yield killed
-
-
-def _preload() -> None:
-    """What every task needs is in memory before it is forked."""
-    import importlib
-
-    for module in (
-        "airflow.sdk.execution_time.supervisor",
-        "airflow.sdk.execution_time.task_runner",
-        "airflow.dag_processing.bundles.local",
-        "pipelines.hosts.airflow",
-        "site_tasks.border",
-        "site_tasks.prepare",
-        "site_tasks.evaluate",
-        "site_tasks.train_linear",
-    ):
-        importlib.import_module(module)
 
 
 if __name__ == "__main__":
