@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
+from folkmoot.exchange_memory import Memory
 from folkmoot.identity.visit import Visit
 from folkmoot.versions import apart
 
@@ -26,6 +27,8 @@ __all__ = ["HttpsBackend", "refusal"]
 PART = 32 * 1024 * 1024
 #: Together some two minutes: a coordinator that is started again is waited for.
 ATTEMPTS, LONGEST = 20, 8.0
+#: Artefacts of so many bytes are kept by the process that read them.
+_SMALL = 1 << 20
 #: Bytes that are handed to the line at once.
 _PIECE = 256 * 1024
 
@@ -52,6 +55,8 @@ class HttpsBackend:
             )
         self._root = parts.path.rstrip("/")
         self._open: httpx.Client | None = None
+        self._read: dict[str, bytes] = {}
+        self._memory = Memory.named()
 
     def create(self, key: str, data: bytes, digest: str) -> bool:
         """Publish; False where something is published under the key."""
@@ -86,7 +91,19 @@ class HttpsBackend:
                 raise _failed(key, "a wrong offset")
 
     def read(self, key: str) -> bytes | None:
-        """The artefact, or None."""
+        """The artefact, or None.  What is small is asked for once: no artefact ever changes."""
+        if key not in self._read:
+            data = None if self._memory is None else self._memory.find(key)
+            if data is None:
+                data = self._fetch(key)
+                if data is None or len(data) > _SMALL:
+                    return data
+                if self._memory is not None:
+                    self._memory.keep(key, data)
+            self._read[key] = data
+        return self._read[key]
+
+    def _fetch(self, key: str) -> bytes | None:
         data, etag, failures = b"", "", 0
         while True:
             headers = {"range": f"bytes={len(data)}-", "if-range": etag} if data else {}

@@ -93,6 +93,27 @@ def test_a_site_sees_the_same_store(shared: Any) -> None:
     assert not list((store.path(MINE).parents[4] / ".uploads").rglob("*/*"))
 
 
+def test_what_never_changes_is_asked_for_once(
+    shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process in its memory; by later ones in the folder that the worker names."""
+    store, view = shared
+    store.put(f"{RUN}/round-001/model", b"model")
+    monkeypatch.setenv("FOLKMOOT_EXCHANGE_MEMORY", str(tmp_path / "memory"))
+    for number in range(2):
+        site = view("site-a")
+        asked: list[Any] = []
+        line = site._backend._open
+        line.event_hooks["request"].append(lambda request, asked=asked: asked.append(request.url))
+        for _ in range(2):
+            assert site.get(f"{RUN}/run.json") == store.get(f"{RUN}/run.json")
+            assert site.get(f"{RUN}/round-001/model") == b"model"
+            assert site.find(f"{RUN}/round-001/record.json") is None
+        paths = [url.path.rsplit("/", 1)[1] for url in asked]
+        absent = ["record.json"] * 2
+        assert sorted(paths) == sorted(["model", *absent, *(["run.json"] if number == 0 else [])])
+
+
 def test_a_site_cannot_reach_another_sites_artefacts(shared: Any) -> None:
     store, view = shared
     store.put(f"{RUN}/round-001/update-site-b", b"of b")
