@@ -71,16 +71,19 @@ def canonical_json(value: object) -> bytes:
 
 
 def digest(data: bytes | memoryview) -> str:
-    """SHA-256 of ``data``, as 64 hex characters."""
+    """SHA-256 of ``data``, as 64 hex characters; O(bytes), but for what was asked for just before."""
     if getattr(_lately, "data", None) is data:
         return str(_lately.digest)
-    return hashlib.sha256(data).hexdigest()
+    found = hashlib.sha256(data).hexdigest()
+    if isinstance(data, bytes):
+        remember(data, found)
+    return found
 
 
 def remember(data: bytes, digest: str) -> None:
     """Keep the digest of the object ``data``, which this thread is asked about again in a moment.
 
-    Whoever signs or verifies has read all bytes already; large releases would be read five times.
+    What is signed, put and committed is one object; a large release would be read five times.
     """
     if len(data) <= _LATELY_BYTES:
         _lately.data, _lately.digest = data, digest

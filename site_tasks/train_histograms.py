@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError, RoundError
 from folkmoot.exchange import ArtifactRef
-from folkmoot.models.trees import outputs, tree_bytes
+from folkmoot.models.trees import outputs
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.trees import options
 from folkmoot.updates import Part, Statistics
@@ -179,7 +179,7 @@ def _derivatives(
     """Gradients and Hessians (K, n) on the grid, of the finished trees' margins; kept for the step."""
     from folkmoot.trees.objectives import derivatives, on_grid
 
-    version = (prepared.digest, hashlib.sha256(tree_bytes(model)).digest(), step)
+    version = (prepared.digest, _trees_of(model, context), step)
     name = ("derivatives", home.name)
     kept = context.cache.get(name)
     if kept is not None and kept[0] == version:
@@ -209,6 +209,15 @@ def _derivatives(
     found = on_grid(grad, grid.gradient), on_grid(hess, grid.hessian)
     context.cache[name] = (version, *found)
     return found
+
+
+def _trees_of(model: Artefact, context: RunContext) -> bytes:
+    """Digest of the finished trees, once for all sites that this process serves."""
+    last, found = context.cache.get("trees", (None, b""))
+    if last is not model:
+        found = hashlib.sha256(model.arrays["trees"].data).digest()
+        context.cache["trees"] = (model, found)
+    return bytes(found)
 
 
 def _draws(seed: int, step: int, tree: int, site: str, rows: int) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from folkmoot.updates import ReleasedUpdate, open_released
 __all__ = ["Collected", "collect", "fold"]
 
 T = TypeVar("T")
+#: Artefacts that are read at a time.
+_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,12 @@ def collect(
     missing: dict[str, str] = {}
     faults: list[FolkmootError] = []
     names = [name for name in step.after if name.split("/")[1:-1] == [task]]
-    for name in sorted(names, key=_site):
+
+    def opened(name: str) -> ReleasedUpdate | FolkmootError | None:
         site = _site(name)
         data = context.store.find(context.key(key(site)))
         if data is None:
-            missing[site] = "protocol.missing"
-            continue
+            return None
         expect = {
             "federation": context.federation,
             "run": context.run,
@@ -92,10 +95,18 @@ def collect(
         try:
             update = open_released(data, context.roster, expect)
             check(update, context)
-            updates.append(update)
         except (ProtocolError, SecureError) as error:
-            faults.append(error)
-            missing[site] = error.code
+            return error
+        return update
+
+    for name, found in _each(opened, sorted(names, key=_site), context):
+        if found is None:
+            missing[_site(name)] = "protocol.missing"
+        elif isinstance(found, FolkmootError):
+            faults.append(found)
+            missing[_site(name)] = found.code
+        else:
+            updates.append(found)
     required = len(names) if step.quorum is None else step.quorum
     if len(updates) < required:
         if faults:
@@ -108,6 +119,16 @@ def collect(
             "A smaller federation.quorum lets rounds go on without them.",
         )
     return Collected(updates, missing, required)
+
+
+def _each(
+    make: Callable[[str], T], names: Sequence[str], context: RunContext
+) -> Iterable[tuple[str, T]]:
+    """Side by side where reading takes long: from a store elsewhere, or of megabytes of histograms."""
+    if len(names) < 2 or (context.store.path("a") is not None and context.params.kind != "trees"):
+        return [(name, make(name)) for name in names]
+    with ThreadPoolExecutor(min(len(names), _READERS)) as pool:
+        return list(zip(names, pool.map(make, names), strict=True))
 
 
 def fold(collected: Collected, make: Callable[[list[ReleasedUpdate]], T]) -> tuple[Collected, T]:

@@ -78,13 +78,13 @@ class Walk:
     def together(self, steps: Sequence[Step]) -> None:
         """Execute steps that do not wait for one another.
 
-        Tree models: sites side by side, as many as there are cores.  XGBoost lets go of the
-        interpreter, and two sites with one thread each are done sooner than one with two threads,
-        which wait for each other at every node.  The results are the same bytes either way.
+        Tree models: sites side by side, two per core, as each waits for its ledger's disk.  XGBoost
+        lets go of the interpreter, and two sites with one thread each are done sooner than one with
+        two threads, which wait for each other at every node.  The results are the same bytes.
         """
         cores = self.cores
-        workers = min(len(steps), cores) if self.plan.kind == "trees" else 1
-        at_work = workers
+        workers = min(len(steps), 2 * cores) if self.plan.kind == "trees" else 1
+        at_work = min(workers, cores)
         if steps[0].live:
             workers = len(steps)
             at_work = sum(step.place != COORDINATOR for step in steps)
