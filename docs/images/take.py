@@ -69,6 +69,8 @@ def airflow(page: Page, url: str, dag: str, user: str, password: str, name: str)
         f"{url}/api/v2/dags/{dag}/dagRuns?state=success&order_by=-run_after&limit=1",
         headers={"Authorization": f"Bearer {token}"},
     ).json()["dag_runs"]
+    if not runs:
+        sys.exit(f"No run of {dag} has ended well yet: there is nothing to take a picture of.")
     page.goto(f"{url}/dags/{dag}/runs/{runs[0]['dag_run_id']}")
     page.wait_for_timeout(5000)
     expand = page.get_by_role("button", name=re.compile("expand all", re.IGNORECASE)).first

@@ -35,6 +35,7 @@ def main() -> int:
         log_in(page, arguments.airflow, arguments.user, arguments.password)
         answer_all(page, arguments)
         login = (arguments.user, arguments.password)
+        page.set_viewport_size({"width": 1500, "height": 1900})  # all rows of the grid
         airflow(page, arguments.airflow, arguments.dag, *login, "airflow-three-sites.png")
         browser.close()
     return 0
