@@ -23,14 +23,14 @@ from benchmarks.testbed.users import COORDINATOR
 
 __all__ = ["CHANNELS", "Leak", "leak", "payloads"]
 
-#: Channel, and how the names of the places begin or end where it must be found.
+#: Channel, and what the names of the places hold where it must be found.
 CHANNELS = {
     "the line": "line ",
     "exchange store": "exchange/",
-    "XCom": "airflow.db: xcom",
-    "Airflow's database": "airflow.db: slot_pool",
+    "XCom": "airflow.db/xcom",
+    "Airflow's database": "airflow.db/slot_pool",
     "coordinator's log": "airflow/logs/",
-    "MLflow's database": "mlflow.db: tags",
+    "MLflow's database": "mlflow.db/tags",
     "MLflow artefact": "mlartifacts/",
 }
 

@@ -17,7 +17,7 @@ from benchmarks.testbed.streams import connections
 from benchmarks.testbed.tls import opened, session_keys
 from tests.leaks import leaks
 
-__all__ = ["Line", "at_site", "databases", "missed", "open_line", "outside"]
+__all__ = ["Line", "at_site", "databases", "open_line", "outside", "searched"]
 
 
 @dataclass
@@ -90,7 +90,7 @@ def databases(url: str, name: str) -> dict[str, bytes]:
             for table in inspect(connection).get_table_names():
                 rows = connection.exec_driver_sql(f'SELECT * FROM "{table}"')
                 text = b"\n".join(b"\t".join(map(_bytes, one)) for one in rows)
-                places[f"{name}: {table}"] = text
+                places[f"{name}/{table}"] = text
     finally:
         engine.dispose()
     return places
@@ -102,19 +102,23 @@ def _bytes(value: Any) -> bytes:
     return (json.dumps(value) if isinstance(value, dict | list) else str(value)).encode()
 
 
-def missed(places: Mapping[str, bytes], made: Sequence[Leak]) -> list[str]:
-    """Leaks on purpose that the search does not find where they were made."""
-    needles = {f"{leak.channel}, {leak.form}": leak.needle for leak in made}
-    found = leaks(places, needles)
-    return [
+def searched(
+    places: Mapping[str, bytes],
+    canaries: Mapping[str, str | float | bytes],
+    made: Sequence[Leak],
+) -> tuple[list[str], list[str]]:
+    """What was planted in sites' rows and found, and leaks on purpose not found where they were made."""
+    names = [f"{leak.channel}, {leak.form}" for leak in made]
+    needles = dict(zip(names, (leak.needle for leak in made), strict=True))
+    lines = [line.partition(": ")[::2] for line in leaks(places, {**canaries, **needles})]
+    found = [f"{place}: {what}" for place, what in lines if not what.startswith(tuple(names))]
+    seen = {
         name
-        for name, leak in zip(needles, made, strict=True)
-        if not any(
-            _belongs(place, CHANNELS[leak.channel])
-            for place, _, what in (line.partition(": " + name) for line in found)
-            if what
-        )
-    ]
+        for name, leak in zip(names, made, strict=True)
+        for place, what in lines
+        if what.startswith(f"{name} (") and _belongs(place, CHANNELS[leak.channel])
+    }
+    return found, [name for name in names if name not in seen]
 
 
 def _belongs(place: str, where: str) -> bool:

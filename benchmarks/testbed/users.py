@@ -68,8 +68,8 @@ class Users:
         command = self.command(name, [sys.executable, "-I", "-c", look, str(path)])
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    def fault(self) -> str | None:
-        """Why a user cannot run the code, or None; really tried."""
+    def fault(self, folder: Path) -> str | None:
+        """Why a user cannot run the code or get to a folder, or None; really tried."""
         command = self.command(next(iter(self.numbers)), [sys.executable, "-c", _TRIAL])
         try:
             done = subprocess.run(
@@ -82,9 +82,9 @@ class Users:
             )
         except OSError as error:
             return f"no setpriv command ({type(error).__name__})"
-        if done.returncode == 0:
+        closed = _barrier([Path(sys.base_prefix), Path(sys.prefix), ROOT, folder.absolute().parent])
+        if done.returncode == 0 and closed is None:
             return None
-        closed = _barrier([Path(sys.base_prefix), Path(sys.prefix), ROOT])
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         return f"other users cannot enter {closed}" if closed else last[:200]
 
