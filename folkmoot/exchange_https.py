@@ -185,11 +185,11 @@ class HttpsBackend:
 _REASONS = {
     "unknown-site": (
         "does not know this site, or has shut it out",
-        "Ask the coordinator for an invitation, then folkmoot site join TOKEN.",
+        "Ask the coordinator for an invitation, then folkmoot site join SITE TOKEN.",
     ),
     "signature": (
         "knows this site by another key",
-        "Ask the coordinator for a new invitation, then folkmoot site join TOKEN.",
+        "Ask the coordinator for a new invitation, then folkmoot site join SITE TOKEN.",
     ),
     "expired": (
         "takes this site's clock to be behind",

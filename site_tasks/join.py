@@ -115,7 +115,8 @@ def _asked(visit: Visit, method: str, path: str, *, signed: bool = False, **argu
         if why is not None:
             raise TransientError(
                 "transient.service",
-                f"Whoever answers at {visit.url} does not have the coordinator's certificate ({why}).",
+                f"Whoever answers at {visit.url} does not have the coordinator's certificate "
+                f"({why.rstrip('.')}).",
                 "Check the address. Where the coordinator has a new authority, join again.",
             ) from None
         raise _unreachable(visit, error) from None

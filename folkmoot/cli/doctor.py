@@ -123,7 +123,7 @@ def _show(findings: list[Finding]) -> None:
 
     table = Table(show_header=False, box=None, padding=(0, 1))
     for finding in findings:
-        table.add_row(_MARKS[finding.state], finding.what, Text(finding.detail))
+        table.add_row(_MARKS[finding.state], finding.what, Text(finding.detail, overflow="fold"))
         if finding.remedy and finding.state != "ok":
             table.add_row("", "", Text(f"→ {finding.remedy}", style="bold"))
     console = Console()

@@ -69,7 +69,7 @@ class Visit:
                 "config.missing-file",
                 "This site has not joined a coordinator"
                 + (f": {file} is missing or damaged." if str(file) != "." else "."),
-                "folkmoot site join TOKEN, with the token that the coordinator made for the site.",
+                "folkmoot site join SITE TOKEN, with the token that the coordinator made for the site.",
             ) from None
 
     def save(self, path: Path) -> None:

@@ -23,13 +23,13 @@ from typing import Any
 import yaml
 
 import folkmoot
-from folkmoot.errors import ConfigError, TransientError
+from folkmoot.errors import ConfigError, FolkmootError, TransientError
 from folkmoot.exchange_memory import VARIABLE as MEMORY
 from folkmoot.identity.visit import VARIABLE, Visit
 from pipelines.hosts.airflow_pace import let_go, paced, preload
 from pipelines.hosts.airflow_services import PATIENT, PROJECT
 from site_tasks.home import SiteHome
-from site_tasks.join import coordinator_file
+from site_tasks.join import coordinator_file, hello
 from site_tasks.maintenance import maintain, maintenance
 
 __all__ = ["alone", "approved", "code", "main", "prepare"]
@@ -145,6 +145,8 @@ def approved(home: SiteHome) -> None:
     )
 
 
+#: What the guard answers a site that it does not let in.
+_REFUSED = frozenset({401, 403})
 _METHOD: contextvars.ContextVar[str] = contextvars.ContextVar("method", default="")
 
 
@@ -182,6 +184,7 @@ def main() -> int:
     """Run the worker until it is told to stop."""
     visit = Visit.load()
     home = SiteHome(Path(os.environ["FOLKMOOT_SITE_HOME"]))
+    from aiohttp import ClientResponseError
     from airflow.providers.edge3.cli import api_client, worker
 
     send, fetch, push = api_client._make_generic_request, worker.jobs_fetch, worker.logs_push
@@ -196,7 +199,12 @@ def main() -> int:
         if asking.locked():  # asked again before the answer, it could get one job too many
             return None
         async with asking:
-            job = await fetch(*arguments, **named)
+            try:
+                job = await fetch(*arguments, **named)
+            except ClientResponseError as error:
+                if error.status not in _REFUSED:
+                    raise
+                return None  # the next heart-beat says why, and ends the worker
         if job is None:
             return None
         approved(SiteHome(home.root))
@@ -230,7 +238,22 @@ def main() -> int:
             asyncio.run(_run(running, killed))
     except TransientError as error:
         raise SystemExit(f"{error.message} {error.remedy}") from None
+    except ClientResponseError as error:
+        if error.status not in _REFUSED:
+            raise
+        # It could not sign off: the next one takes its place as that of a worker that was killed.
+        (Path(os.environ["AIRFLOW_HOME"]) / "worker.pid").touch()
+        raise SystemExit(_why(visit)) from None
     return 0
+
+
+def _why(visit: Visit) -> str:
+    """Why the coordinator takes this worker's requests no more, as its doctor would say it."""
+    try:
+        hello(visit)
+    except FolkmootError as error:
+        return f"{error.message} {error.remedy}"
+    return f"The coordinator refused this worker. folkmoot doctor --site {visit.site} says more."
 
 
 async def facts() -> dict[str, str]:
