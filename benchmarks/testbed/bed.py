@@ -91,9 +91,15 @@ class Testbed:
         """What was planted in the sites' rows; with the sites' secrets once they are made."""
         return canaries(self.folder, Path("home") if made else None)
 
-    def session_keys(self, site: str) -> Path:
-        """Session keys of a site's TLS connections, in the format of ``SSLKEYLOGFILE``."""
-        return self.folder / site / "tls-session-keys.log"
+    @property
+    def keyed(self) -> tuple[str, ...]:
+        """Who writes down session keys: on a shared loopback the coordinator too, which asks itself."""
+        own = () if self.namespaces else (COORDINATOR,)
+        return (*SITES, *own) if self._keys else ()
+
+    def session_keys(self, name: str) -> Path:
+        """Session keys of a party's TLS connections, in the format of ``SSLKEYLOGFILE``; mode 0600."""
+        return self.folder / name / "tls-session-keys.log"
 
     def harm(self, site: str, kind: str) -> Path:
         """Let a site's next training do harm, or none (``""``); returns the file that says it began."""
@@ -137,8 +143,8 @@ class Testbed:
                 (self.folder / site / ".gitconfig").write_text(f"[safe]\n\tdirectory = {ROOT}\n")
             if self.namespaces:
                 open_ways(self.folder)
-        for site in SITES if self._keys else ():
-            self.session_keys(site).touch(mode=0o600)
+        for name in self.keyed:
+            self.session_keys(name).touch(mode=0o600)
         for name in (COORDINATOR, *SITES) if self.users else ():
             self._give(name, self.folder / name)
         return load_params(file)
@@ -210,10 +216,10 @@ class Testbed:
             name = site or COORDINATOR
             kept |= self.users.environment(name, self.folder / name)
         path = [str(ROOT)]
+        if (site or COORDINATOR) in self.keyed:
+            kept["SSLKEYLOGFILE"] = str(self.session_keys(site or COORDINATOR))
         if site is not None:
             kept["FOLKMOOT_SITE_HOME"] = str(self.home(site))
-            if self._keys:
-                kept["SSLKEYLOGFILE"] = str(self.session_keys(site))
             if self._harmful:
                 kept["TESTBED_HARM"] = str(self.folder / site / "harm")
                 path.append(str(_HARM))

@@ -11,7 +11,6 @@ from typing import Any
 from benchmarks.testbed.bed import Testbed
 from benchmarks.testbed.capture import Capture
 from benchmarks.testbed.messages import bodies
-from benchmarks.testbed.network import SITES
 from benchmarks.testbed.on_purpose import CHANNELS, Leak
 from benchmarks.testbed.streams import connections
 from benchmarks.testbed.tls import opened, session_keys
@@ -44,10 +43,10 @@ class Line:
 
 
 def open_line(bed: Testbed, capture: Capture) -> Line:
-    """Decrypt a capture with the session keys of all sites."""
+    """Decrypt a capture with the session keys that were written down."""
     keys: dict[tuple[str, bytes], bytes] = {}
-    for site in SITES:
-        keys |= session_keys(bed.session_keys(site).read_text().splitlines())
+    for name in bed.keyed:
+        keys |= session_keys(bed.session_keys(name).read_text().splitlines())
     made = Line()
     for number, one in enumerate(connections(capture.packets, capture.ports)):
         if not one.sent and not one.received:

@@ -82,7 +82,7 @@ def opened(sent: bytes, received: bytes, keys: Keys) -> Opened:
         except KeyError:
             count = _encrypted(found)
             made.records += count
-            made.fault, text = ("its key is not in the sites' files" if count else made.fault), b""
+            made.fault, text = ("its key was not written down" if count else made.fault), b""
         else:
             side = _Direction(suite, secrets[0], secrets[1])
             text = side.text(found)
