@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from folkmoot.findings import Finding, found
-from folkmoot.identity import Roster
+from folkmoot.identity import Roster, load_key, public_text
 from folkmoot.params import Params
 
 __all__ = ["check_coordinator", "check_installation"]
@@ -142,6 +142,17 @@ def _roster(params: Params, workspace: Path) -> Finding | str:
         )
     for site in params.federation.members:
         roster.key(site)
+    own = workspace / "coordinator" / "signing.key"
+    if roster.coordinator is not None and (
+        not own.exists() or public_text(load_key(own)) != roster.coordinator
+    ):
+        return Finding(
+            "roster",
+            "fault",
+            "It names another coordinator's key than this one's: sites refuse what that did not sign.",
+            "Restore coordinator/signing.key from its backup. Where it is lost: folkmoot site enrol "
+            "once more, then let every member sign and accept the roster.",
+        )
     return f"{len(params.federation.members)} sites of {params.federation.name} are enrolled"
 
 

@@ -51,7 +51,10 @@ def check_workers(params: Params, coordinator: Coordinator) -> Finding | str:
     now = datetime.datetime.now(datetime.UTC)
     for name, state, seen, own, info in rows:
         silent = (now - _time(seen)).total_seconds()
-        if str(state).lower() in {"offline", "terminating"} or silent > _SILENT:
+        stopped = str(state).lower().startswith(("offline", "terminating"))
+        if stopped:
+            faults.append(f"{name} was stopped {_duration(silent)} ago")
+        elif silent > _SILENT:
             faults.append(f"{name} has been silent for {_duration(silent)}")
         elif "maintenance" not in str(state).lower():
             served |= set(_read(own) or ())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +54,7 @@ def check_site(name: str, workspace: Path, roster: Roster | None = None) -> Iter
     yield found(f"{name}: dataset", lambda: _dataset(home))
     yield found(f"{name}: DVC remote", lambda: _remote(home))
     yield found(f"{name}: ledger", lambda: _ledger(home))
+    yield from _failures(home)
     note = maintenance(home)
     if note is not None:
         yield Finding(
@@ -101,6 +104,37 @@ def _coordinator(home: SiteHome) -> Finding | str:
     return f"{visit.url} knows this site; federation {facts['federation']}{beside}"
 
 
+def _failures(home: SiteHome) -> Iterator[Finding]:
+    """Steps that failed within a day, by code, from the site's own log: the newest of each."""
+    try:
+        text = home.log.read_text(encoding="utf-8", errors="replace")[-_LOOK:]
+    except OSError:
+        return
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 24 * 3600))
+    newest: dict[str, tuple[int, str, str]] = {}
+    for entry in _ENTRY.split(text)[1:]:
+        head, _, trace = entry.partition("\n")
+        when, _, run, step = head.split(" ", 3)
+        told = _TOLD.findall(trace)
+        if when >= since and told:
+            code, sentence = told[-1]
+            newest[code] = (newest.get(code, (0,))[0] + 1, f"{when[:16]} {run} {step}", sentence)
+    for code, (count, where, sentence) in sorted(newest.items()):
+        yield Finding(
+            f"{home.name}: {code}",
+            "warning",
+            f"{count} steps failed within a day, the last {where}: {sentence}",
+            f"What the code means: docs/reference/errors.md. All of it: {home.log}",
+        )
+
+
+#: Bytes at the end of the site's log that are looked at, an entry's first line, and its own error.
+_LOOK = 1_000_000
+_ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \S+ \S+ \S+$)", re.MULTILINE)
+_TOLD = re.compile(
+    r"^folkmoot\.errors\.\w+: ([a-z]+\.[a-z-]+)(?: \[[^\]]*\])?: (.*?)(?: Remedy: .*)?$",
+    re.MULTILINE,
+)
 #: Seconds between two clocks that are worth a warning.
 SKEW = 10.0
 _PACKAGES = {

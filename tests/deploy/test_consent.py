@@ -12,14 +12,18 @@ import pytest
 from typer.testing import CliRunner
 
 from folkmoot.cli.app import app
-from folkmoot.errors import FolkmootError, PrivacyError
+from folkmoot.errors import FolkmootError, PrivacyError, ProtocolError
 from folkmoot.exchange import ExchangeStore
+from folkmoot.findings import Finding
+from folkmoot.identity import Roster
 from folkmoot.params import parse_params
 from pipelines.coordinator.open_round import open_run
+from pipelines.health import check_coordinator
 from pipelines.hosts.execute import execute
 from pipelines.hosts.walk import contract_for, roster_for
 from pipelines.plans import plan_of
 from site_tasks import consent
+from site_tasks.health import check_site
 from site_tasks.home import SiteHome
 from site_tasks.settings import save_settings
 from tests.conftest import copy_workspace
@@ -119,3 +123,31 @@ def test_consent_is_to_one_coordinator_and_a_permitted_federation(workspace: Pat
     )
     with pytest.raises(PrivacyError, match="another coordinator's key"):
         consent.check(other, trial.home)
+
+
+def test_a_plan_that_nobody_signed_is_refused_and_both_doctors_tell_why(workspace: Path) -> None:
+    trial = Trial(workspace)
+    told = {f.what: f for f in check_site(SITE, workspace)}
+    assert f"{SITE}: protocol.signature" not in told
+    signature = Path(trial.context.store.url) / trial.context.key("run.json.signature")
+    signature.unlink()
+    with pytest.raises(ProtocolError) as error:
+        trial.prepare()
+    assert error.value.code == "protocol.signature"
+    assert not (trial.home.work / "runs").exists(), "nothing is looked at"
+    told = {f.what: f for f in check_site(SITE, workspace)}
+    found = told[f"{SITE}: protocol.signature"]
+    assert found.state == "warning"
+    assert "r prepare/version/site-a: run.json of run r is not what" in found.detail
+
+    def roster() -> Finding:
+        return next(f for f in check_coordinator(trial.params, workspace) if f.what == "roster")
+
+    load_roster = Roster.load(workspace / "roster.toml")
+    replace(load_roster, coordinator=trial.context.roster.coordinator).save(
+        workspace / "roster.toml"
+    )
+    assert roster().state == "ok"
+    (workspace / "coordinator" / "signing.key").unlink()
+    assert roster().state == "fault"
+    assert "another coordinator's key" in roster().detail
