@@ -29,8 +29,10 @@ from benchmarks.testbed.bed import Testbed
 from benchmarks.testbed.capture import Capture, capturable, probe
 from benchmarks.testbed.network import ADDRESS, NET, SITES, namespaces, possible
 from benchmarks.testbed.on_purpose import leak
-from benchmarks.testbed.report import at_site, open_line, outside, searched
+from benchmarks.testbed.postgres import Postgres, programs
+from benchmarks.testbed.report import DATABASES, at_site, open_line, outside, searched
 from benchmarks.testbed.users import Users, unprivileged
+from pipelines.hosts.airflow_services import free_port
 
 #: Ports that a site must not reach at the coordinator.
 OTHERS = (8080, 5432, 22, 8793)
@@ -61,8 +63,33 @@ class Summary:
 
 
 def run(options: argparse.Namespace, prefix: str | None) -> int:
+    """The federation, its databases on PostgreSQL where that is installed and there is time."""
+    told, database = Summary(), None
+    if not options.quick and programs() is not None:
+        database = Postgres()
+    try:
+        if database is not None:
+            database.start()
+            database.wait()
+            for name in DATABASES:
+                database.make(name)
+        return _run(options, prefix, told, database)
+    finally:
+        if database is not None:
+            database.stop()
+
+
+def _run(
+    options: argparse.Namespace, prefix: str | None, told: Summary, database: Postgres | None
+) -> int:
     """Trainings over three sites, and the summary."""
-    told = Summary()
+    server: dict[str, Any] = dict(SERVER)
+    if database is not None:
+        server |= {
+            "database": database.url("airflow"),
+            "mlflow": f"https://localhost:{free_port(0)}",
+            "mlflow_database": database.url("mlflow", "postgresql"),
+        }
     shared = unprivileged()
     if shared is None and not prefix:
         shared = Users().fault(options.folder)
@@ -74,7 +101,7 @@ def run(options: argparse.Namespace, prefix: str | None) -> int:
         rounds=options.rounds,
         changes=changes,
         namespaces=prefix,
-        server=SERVER,
+        server=server,
         users=shared is None,
         keys=True,
         harmful=True,
@@ -88,6 +115,11 @@ def run(options: argparse.Namespace, prefix: str | None) -> int:
     with bed:
         began = time.time()
         bed.enrol(say=_say)
+        tracked = "none" if options.quick else "SQLite"
+        told.tell(
+            "databases of Airflow, MLflow",
+            "PostgreSQL; MLflow with logins and TLS" if database else f"SQLite, {tracked}",
+        )
         told.tell("three sites joined after", f"{time.time() - began:.0f} s")
         ended = _trainings(bed, told, options.quick)
         _apart(bed, told, prefix, shared)
@@ -97,7 +129,7 @@ def run(options: argparse.Namespace, prefix: str | None) -> int:
         home = bed.command("doctor", "--json", "--site", SITES[0], site=SITES[0], check=False)
         refused = "does not know this site" in home
         told.check("revoked site is refused", refused, "yes" if refused else "no")
-    places = outside(bed)
+    places = outside(bed, database)
     if seen is None:
         told.tell("links", "NOT LOOKED AT: this user may not capture packets")
         planted = [one for one in planted if one.channel != "the line"]

@@ -27,10 +27,10 @@ __all__ = ["CHANNELS", "Leak", "leak", "payloads"]
 CHANNELS = {
     "the line": "line ",
     "exchange store": "exchange/",
-    "XCom": "airflow.db/xcom",
-    "Airflow's database": "airflow.db/slot_pool",
+    "XCom": "database airflow/xcom",
+    "Airflow's database": "database airflow/slot_pool",
     "coordinator's log": "airflow/logs/",
-    "MLflow's database": "mlflow.db/tags",
+    "MLflow's database": "database mlflow/tags",
     "MLflow artefact": "mlartifacts/",
 }
 
@@ -188,11 +188,10 @@ _AT_COORDINATOR = """
 import base64, json, os, sys
 from pathlib import Path
 from folkmoot.params import load_params
-from pipelines.coordinator.mlflow_store import tracking_uri
+from pipelines.coordinator.mlflow_store import connect
 told = json.load(sys.stdin)
 tags, files = ({k: base64.b64decode(v) for k, v in d.items()} for d in told["sent"])
-import mlflow
-client = mlflow.MlflowClient(tracking_uri(load_params("params.yaml"), Path(told["home"])))
+client = connect(load_params("params.yaml"), Path(told["home"]))
 experiment = client.search_experiments(order_by=["experiment_id DESC"])[0]
 run = client.search_runs([experiment.experiment_id])[0].info.run_id
 for form, data in tags.items():

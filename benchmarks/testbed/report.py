@@ -12,11 +12,15 @@ from benchmarks.testbed.bed import Testbed
 from benchmarks.testbed.capture import Capture
 from benchmarks.testbed.messages import bodies
 from benchmarks.testbed.on_purpose import CHANNELS, Leak
+from benchmarks.testbed.postgres import Postgres
 from benchmarks.testbed.streams import connections
 from benchmarks.testbed.tls import opened, session_keys
 from tests.leaks import leaks
 
-__all__ = ["Line", "at_site", "databases", "open_line", "outside", "searched"]
+__all__ = ["DATABASES", "Line", "at_site", "databases", "open_line", "outside", "searched"]
+
+#: Airflow's and MLflow's.
+DATABASES = ("airflow", "mlflow")
 
 
 @dataclass
@@ -66,7 +70,7 @@ def open_line(bed: Testbed, capture: Capture) -> Line:
     return made
 
 
-def outside(bed: Testbed) -> dict[str, bytes]:
+def outside(bed: Testbed, database: Postgres | None) -> dict[str, bytes]:
     """All files of the coordinator with their names, what it said, and its databases row by row."""
     places: dict[str, bytes] = {"coordinator.log": bed.log("coordinator").read_bytes()}
     for path in sorted(bed.workspace.rglob("*")):
@@ -75,7 +79,11 @@ def outside(bed: Testbed) -> dict[str, bytes]:
         if path.is_file() and not path.is_symlink():
             places[name] = path.read_bytes()
     for file in sorted(bed.workspace.rglob("*.db")):
-        places |= databases(f"sqlite:///{file}", file.name)
+        places |= databases(f"sqlite:///{file}", f"database {file.stem}")
+    if database is not None:
+        for name in DATABASES:
+            places |= databases(database.url(name), f"database {name}")
+        places["PostgreSQL's log"] = (database.folder / "log").read_bytes()
     return places
 
 

@@ -133,15 +133,15 @@ def test_segments_are_put_in_order() -> None:
 def test_a_leak_that_was_not_made_is_not_found() -> None:
     made = [Leak("XCom", form, needle) for form, (_, needle) in payloads().items()]
     other = payloads()
-    places = {f"airflow.db/xcom {n}": data for n, (data, _) in enumerate(other.values())}
+    places = {f"database airflow/xcom {n}": data for n, (data, _) in enumerate(other.values())}
     found, lost = searched(places, {"a canary": NAME}, made)
     assert found == []
     assert len(lost) == len(made)
-    here = {"airflow.db/xcom": b"\n".join(data for data, _ in other.values()) + NAME.encode()}
+    here = {"database airflow/xcom": b"\n".join(data for data, _ in other.values()) + NAME.encode()}
     there = [Leak("XCom", form, needle) for form, (_, needle) in other.items()]
     found, lost = searched(here, {"a canary": NAME}, there)
     assert lost == []
-    assert found == ["airflow.db/xcom: a canary (raw)"]
+    assert found == ["database airflow/xcom: a canary (raw)"]
     elsewhere = [Leak("MLflow artefact", form, needle) for form, (_, needle) in other.items()]
     assert len(searched(here, {}, elsewhere)[1]) == len(elsewhere)
 
