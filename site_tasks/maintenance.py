@@ -36,7 +36,9 @@ def maintain(home: SiteHome, on: bool, note: str | None = None) -> None:
         return
     part = path.with_suffix(".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({"note": note or ""}, file)
+        # It may be the coordinator's: as much as the guard takes back, and nothing for a terminal.
+        plain = "".join(c if c.isprintable() or c == "\n" else " " for c in (note or "")[:500])
+        json.dump({"note": plain}, file)
     os.replace(part, path)
 
 

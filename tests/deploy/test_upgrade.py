@@ -192,3 +192,17 @@ def test_one_party_after_another_is_upgraded(
 )
 def test_which_versions_work_together(one: str, other: str, fit: bool) -> None:
     assert together(one, other) is fit is together(other, one)
+
+
+def test_no_default_changed_within_this_major_version() -> None:
+    """A key that a run does not set means the same to its neighbours; new keys are none of these."""
+    known = json.loads((ROOT / "tests" / "vectors" / "defaults.json").read_text())
+    values = parse_params({}).model_dump(mode="json")
+
+    def now(name: str) -> object:
+        found: Any = values
+        for part in name.split("."):
+            found = found[part]
+        return found
+
+    assert {name: now(name) for name in known} == known
