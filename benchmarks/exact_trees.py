@@ -11,6 +11,7 @@ least.  ``python -m benchmarks.exact_trees plot`` draws the last two into
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -43,9 +44,13 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["one"]:
         one(arguments[1], int(arguments[2]), int(arguments[3]))
         return
+    if arguments[:1] == ["core"]:
+        on_one_core()
+        return
     if "scaling" not in arguments and "plot" not in arguments:
         with tempfile.TemporaryDirectory() as folder:
             against_pooled(Path(folder))
+        subprocess.run([sys.executable, "-m", "benchmarks.exact_trees", "core"], check=True)
     scaling(plot="plot" in arguments)
 
 
@@ -53,7 +58,6 @@ def against_pooled(folder: Path) -> None:
     """Equality for every number of steps, then time, exchanges and bytes of the first."""
     base, workspace = setting.federation(folder)
     x, y = setting.pooled_rows(base, workspace, "train")
-    times: list[tuple[float, float]] = []
     for steps in STEPS:
         params = exact(base, steps)
         result = run(params, run=f"exact-{steps}", workspace=workspace)
@@ -82,6 +86,12 @@ def against_pooled(folder: Path) -> None:
                 f"≤ {DEPTH}",
                 met=exchanges <= DEPTH,
             )
+    timed(base, workspace, x, y, "the same cores")
+
+
+def timed(base: Params, workspace: Path, x: NDArray[Any], y: NDArray[Any], where: str) -> None:
+    """Time against pooled training, in turn."""
+    times: list[tuple[float, float]] = []
     for number in range(3):
         params = exact(base, STEPS[0])
         result = run(params, run=f"timed-{number}", workspace=workspace)
@@ -95,12 +105,21 @@ def against_pooled(folder: Path) -> None:
         sys.stdout.write(f"federated {times[-1][0]:.2f} s, pooled {times[-1][1]:.2f} s\n")
     ratios = [federated / alone for federated, alone in times]
     row(
-        "the same, 50 trees: embedded host against pooled xgb.train on the same cores "
-        "(median; best)",
+        f"the same, 50 trees: embedded host against pooled xgb.train on {where} (median; best)",
         f"{statistics.median(ratios):.2f} ×; {min(ratios):.2f} ×",
         "≤ 5 ×",
         met=statistics.median(ratios) <= 5,
     )
+
+
+def on_one_core() -> None:
+    """The same where neither side can share its work out; in a process that begins there."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as folder:
+        base, workspace = setting.federation(Path(folder))
+        run(exact(base, 2), run="warm", workspace=workspace)
+        x, y = setting.pooled_rows(base, workspace, "train")
+        timed(base, workspace, x, y, "one core")
 
 
 def exact(base: Params, steps: int, **trees: Any) -> Params:

@@ -85,16 +85,16 @@ def evaluating(params: Params) -> Params:
     return params.model_copy(update={"aggregation": every})
 
 
-def federation(folder: Path) -> tuple[Params, Path]:
+def federation(folder: Path, rows: int = ROWS) -> tuple[Params, Path]:
     """Four sites with their rows, prepared by a first round."""
     import pandas as pd
 
-    x, y = higgs_like(ROWS + HELD_OUT)
+    x, y = higgs_like(rows + HELD_OUT)
     names = [f"x{j:02d}" for j in range(FEATURES)]
     frame = pd.DataFrame(x, columns=names)
     frame["signal"] = np.where(y == 1, "yes", "no")
-    # The contract's split keeps the training rows at 200,000 exactly.
-    frame["part"] = np.where(np.arange(len(frame)) < ROWS, "train", "test")
+    # The contract's split keeps the number of training rows exactly.
+    frame["part"] = np.where(np.arange(len(frame)) < rows, "train", "test")
     frame.to_parquet(folder / "rows.parquet")
     columns = [{"name": name, "bounds": [-50.0, 50.0]} for name in names]
     label = {"name": "signal", "role": "label", "type": "category", "categories": ["no", "yes"]}
