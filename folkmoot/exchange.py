@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -156,6 +157,38 @@ class ExchangeStore:
         backend = self._backend
         return backend.root / _check(key) if isinstance(backend, _Folder) else None
 
+    def digest(self, key: str) -> str:
+        """SHA-256 of a published artefact of any size, read in pieces.
+
+        Raises
+        ------
+        TransientError
+            Where a store that is not a folder does not give it.
+        """
+        backend = self._backend
+        return (
+            backend.digest(_check(key)) if isinstance(backend, _Remote) else sha256(self.get(key))
+        )
+
+    def link(self, key: str, seconds: int) -> tuple[str, int] | None:
+        """Where and how long an artefact may be read without any login; None where the store cannot say.
+
+        Parameters
+        ----------
+        key : str
+            The artefact.
+        seconds : int
+            How long the link works.
+
+        Returns
+        -------
+        (str, int) or None
+            A presigned URL of S3 and the artefact's bytes; None on other stores, and for what is not
+            published.
+        """
+        backend = self._backend
+        return backend.link(_check(key), seconds) if isinstance(backend, _Remote) else None
+
     def adopt(self, key: str, part: Path) -> bool:
         """Publish a file on the store's own file system, in one step; False where the key is taken.
 
@@ -166,9 +199,8 @@ class ExchangeStore:
         """
         path = self.path(key)
         if path is None:
-            before = self.find(key) is not None
-            self.put(key, part.read_bytes())
-            return not before
+            data = part.read_bytes()
+            return self._backend.create(key, data, sha256(data))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(part, path)
@@ -291,6 +323,10 @@ class _Remote:
 
         # Listings would otherwise be remembered, and another party's artefacts not be seen.
         options.setdefault("use_listings_cache", False)
+        if url.startswith(
+            "s3://"
+        ):  # links are signed as anything else is, also for other endpoints
+            options.setdefault("config_kwargs", {"signature_version": "s3v4"})
         try:
             self.fs, self.root = fsspec.core.url_to_fs(url, **options)
         except ImportError:
@@ -322,6 +358,26 @@ class _Remote:
     def read(self, key: str) -> bytes | None:
         try:
             return bytes(self.fs.cat_file(f"{self.root}/{key}"))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # each store has its own
+            raise _transient(error, key) from None
+
+    def digest(self, key: str) -> str:
+        try:
+            with self.fs.open(f"{self.root}/{key}", "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except Exception as error:  # each store has its own
+            raise _transient(error, key) from None
+
+    def link(self, key: str, seconds: int) -> tuple[str, int] | None:
+        protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
+        if "s3" not in protocols:
+            return None
+        path = f"{self.root}/{key}"
+        try:
+            size = int(self.fs.info(path)["size"])
+            return str(self.fs.sign(path, expiration=seconds)), size
         except FileNotFoundError:
             return None
         except Exception as error:  # each store has its own

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
+from folkmoot.exchange_direct import Stores
 from folkmoot.exchange_memory import Memory
 from folkmoot.identity.visit import Visit
 from folkmoot.versions import apart
@@ -56,22 +57,16 @@ class HttpsBackend:
         self._root = parts.path.rstrip("/")
         self._open: httpx.Client | None = None
         self._read: dict[str, bytes] = {}
-        self._memory = Memory.named()
+        self._memory, self._stores = Memory.named(), Stores.named(self._visit)
 
     def create(self, key: str, data: bytes, digest: str) -> bool:
         """Publish; False where something is published under the key."""
-        stated, total = _structured(digest), len(data)
+        total = len(data)
         offset = stuck = 0
+        answer = self._put_elsewhere(key, data, digest)
         while True:
-            end = min(offset + PART, total)
-            headers = {
-                "repr-digest": stated,
-                "upload-offset": str(offset),
-                "upload-length": str(total),
-                "content-length": str(end - offset),
-                "content-type": "application/octet-stream",
-            }
-            answer = self._send("PATCH", key, headers=headers, content=_Slices(data, offset, end))
+            if answer is None:
+                answer = self._send_part(key, data, digest, offset, min(offset + PART, total))
             if answer.status_code == 201:
                 return True
             if answer.status_code == 409 and not answer.content:
@@ -89,6 +84,37 @@ class HttpsBackend:
             offset = int(there)
             if offset > total or stuck == ATTEMPTS:
                 raise _failed(key, "a wrong offset")
+            answer = None
+
+    def _put_elsewhere(self, key: str, data: bytes, digest: str) -> httpx.Response | None:
+        """Upload by way of the coordinator's S3 store where both sides want it; the last answer.
+
+        None where nothing was done; else the coordinator's answer says where to go on, as any does.
+        """
+        if self._stores is None or len(data) <= _SMALL:
+            return None
+        answer = self._send_part(key, data, digest, 0, 0, "redirect")
+        if answer.status_code != 307:
+            return answer
+        if not self._stores.write(answer.headers, data):
+            return None
+        return self._send_part(key, data, digest, 0, 0, "fetch")
+
+    def _send_part(
+        self, key: str, data: bytes, digest: str, start: int, end: int, prefer: str = ""
+    ) -> httpx.Response:
+        headers = {
+            "repr-digest": _structured(digest),
+            "upload-offset": str(start),
+            "upload-length": str(len(data)),
+            "content-length": str(end - start),
+            "content-type": "application/octet-stream",
+            **({"prefer": prefer} if prefer else {}),
+        }
+        answer: httpx.Response = self._send(
+            "PATCH", key, headers=headers, content=_Slices(data, start, end)
+        )
+        return answer
 
     def read(self, key: str) -> bytes | None:
         """The artefact, or None.  What is small is asked for once: no artefact ever changes."""
@@ -104,13 +130,21 @@ class HttpsBackend:
         return self._read[key]
 
     def _fetch(self, key: str) -> bytes | None:
-        data, etag, failures = b"", "", 0
+        data, etag, failures, stores = b"", "", 0, self._stores
         while True:
             headers = {"range": f"bytes={len(data)}-", "if-range": etag} if data else {}
+            if stores is not None and not data:
+                headers["prefer"] = "redirect"
             try:
                 with self._streamed(key, headers) as answer:
                     if answer.status_code == 404:
                         return None
+                    if answer.status_code == 307 and stores is not None:
+                        found = stores.read(answer.headers)
+                        if found is not None:
+                            return found
+                        stores = None  # by the coordinator, then
+                        continue
                     if answer.status_code == 200:
                         data = b""
                     elif answer.status_code != 206:

@@ -57,6 +57,7 @@ _Site = Annotated[str, Depends(_site)]
 _Key = Annotated[str, InPath(pattern=_KEY, max_length=1000)]
 _Digest = Annotated[str, Header(pattern=_DIGEST)]
 _Begun = Annotated[str | None, Header(alias="repr-digest", pattern=_DIGEST)]
+_Preference = Annotated[str | None, Header()]
 _Number = Annotated[int, Header(ge=0, le=10**15 - 1)]
 
 
@@ -66,6 +67,7 @@ def exchange_app(
     invitations: Invitations | None = None,
     facts: dict[str, Any] | None = None,
     largest: int = 1 << 30,
+    direct: int | None = None,
 ) -> FastAPI:
     """The app that is mounted at ``/exchange``.
 
@@ -81,8 +83,10 @@ def exchange_app(
         What ``hello`` tells a member: versions, federation.
     largest : int
         Most bytes of one artefact; a site's unfinished uploads may take twice as much.
+    direct : int, optional
+        Bytes above which a site that prefers it is sent to the S3 store itself; no other store will do.
     """
-    shelf, told = Shelf(store, Uploads(parts, largest)), dict(facts or {})
+    shelf, told = Shelf(store, Uploads(parts, largest), direct), dict(facts or {})
     app = FastAPI(
         title="Folkmoot exchange store",
         version="1",
@@ -94,9 +98,12 @@ def exchange_app(
 
     @app.get("/v1/{key:path}", response_class=Response, responses=_answers("read", 403, 404))
     @app.head("/v1/{key:path}", response_class=Response, responses=_answers("head", 403, 404))
-    async def read(key: _Key, site: _Site, begun: _Begun = None) -> Response:
+    async def read(
+        key: _Key, site: _Site, begun: _Begun = None, prefer: _Preference = None
+    ) -> Response:
         """A published artefact, whole or a range of it; how far an upload of it has come."""
-        return await shelf.read(key, site, None if begun is None else _digest(begun))
+        stated = None if begun is None else _digest(begun)
+        return await shelf.read(key, site, stated, prefer == "redirect")
 
     @app.patch(
         "/v1/{key:path}",
@@ -112,13 +119,14 @@ def exchange_app(
         repr_digest: _Digest,
         upload_offset: _Number,
         upload_length: _Number,
+        prefer: _Preference = None,
     ) -> Response:
         """Append a part of an artefact; publish it when it is whole."""
         length = request.headers.get("content-length", "")
         if not length.isascii() or not length.isdigit():
             raise No(411, "upload")
         part = Part(upload_offset, upload_length, _digest(repr_digest), int(length))
-        return await shelf.write(key, site, part, request.stream())
+        return await shelf.write(key, site, part, request.stream(), prefer or "")
 
     @app.get("/hello", responses=_answers("json"))
     async def hello(site: _Site) -> JSONResponse:
@@ -146,9 +154,9 @@ def exchange_app(
 def _answers(kind: str, *refused: int) -> dict[int | str, dict[str, Any]]:
     """Answers of a route, as its description lists them."""
     plain: dict[str, dict[int | str, dict[str, Any]]] = {
-        "read": {200: {"content": {_TYPE: _BYTES}}, 206: {"content": {_TYPE: _BYTES}}},
-        "head": {200: {}, 206: {}},
-        "write": {201: {}, 204: {}},
+        "read": {200: {"content": {_TYPE: _BYTES}}, 206: {"content": {_TYPE: _BYTES}}, 307: {}},
+        "head": {200: {}, 206: {}, 307: {}},
+        "write": {201: {}, 204: {}, 307: {}},
         "json": {},
     }
     refusal = {} if kind == "head" else {"application/json": {"schema": _REFUSAL}}

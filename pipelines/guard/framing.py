@@ -17,7 +17,7 @@ _VALUE = re.compile(rb"[\x20-\x7e\t]{0,8192}")
 FORWARDED = frozenset(
     {
         *("host", "authorization", "accept", "user-agent", "content-type", "content-length"),
-        *("range", "if-range", "repr-digest", "upload-offset", "upload-length"),
+        *("range", "if-range", "prefer", "repr-digest", "upload-offset", "upload-length"),
         *("airflow-api-version", "correlation-id", "traceparent"),
     }
 )

@@ -41,6 +41,8 @@ class GuardSettings:
         What a member is told: federation, versions.
     rate, burst, upload
         As in :class:`pipelines.guard.limits.Limits`.
+    direct : int, optional
+        As in :func:`pipelines.guard.exchange.exchange_app`.
     metrics_listen, metrics_port : str, int
         Where the operator reads the guard's metrics; nowhere for port 0.
     """
@@ -52,6 +54,7 @@ class GuardSettings:
     rate: float = Limits.rate
     burst: float = Limits.burst
     upload: int = Limits.upload
+    direct: int | None = None
     metrics_listen: str = "127.0.0.1"
     metrics_port: int = 0
 

@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, Response
 
 from folkmoot.exchange import ExchangeStore
 from folkmoot.plan import keys
+from pipelines.guard.staging import LINKED, Staging
 from pipelines.guard.uploads import Uploads
 
 __all__ = ["No", "Part", "Shelf"]
@@ -63,15 +64,23 @@ class Shelf:
         The coordinator's own.
     uploads : Uploads
         Where artefacts lie that are not whole yet.
+    direct : int, optional
+        Bytes above which sites that ask for it read from, and upload to, an S3 store by themselves.
     """
 
-    def __init__(self, store: ExchangeStore, uploads: Uploads) -> None:
-        self._store, self._uploads = store, uploads
+    def __init__(self, store: ExchangeStore, uploads: Uploads, direct: int | None = None) -> None:
+        self._store, self._uploads, self._direct = store, uploads, direct
+        self._hashed: OrderedDict[str, str] = OrderedDict()
+        self._staging = None if direct is None else Staging(store)
         self._members: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._digests: OrderedDict[tuple[str, int, int], str] = OrderedDict()
 
-    async def read(self, key: str, site: str, begun: str | None) -> Response:
+    async def read(
+        self, key: str, site: str, begun: str | None, elsewhere: bool = False
+    ) -> Response:
         """A published artefact; ``begun`` is the digest of an upload that is asked about.
+
+        With ``elsewhere`` a large one of an S3 store is answered by a link that works for minutes.
 
         Raises
         ------
@@ -81,10 +90,15 @@ class Shelf:
         await self._takes_part(key, site)
         path = self._store.path(key)
         if path is None:
+            if elsewhere and self._direct is not None:
+                link = await asyncio.to_thread(self._link, key)
+                if link is not None:
+                    return Response(status_code=307, headers={**link, "cache-control": "no-store"})
             data = await asyncio.to_thread(self._store.find, key)
             if data is None:
                 raise self._absent(key, site, begun)
-            headers = {"repr-digest": structured(hashlib.sha256(data).hexdigest())}
+            digest = hashlib.sha256(data).hexdigest()
+            headers = {"repr-digest": structured(digest), "etag": f'"{digest}"'}
             return Response(data, media_type=_TYPE, headers={**headers, **_PLAIN})
         try:
             found = path.stat()
@@ -97,9 +111,12 @@ class Shelf:
         return _File(path, media_type=_TYPE, stat_result=found, headers=headers)
 
     async def write(
-        self, key: str, site: str, part: Part, stream: AsyncIterator[bytes]
+        self, key: str, site: str, part: Part, stream: AsyncIterator[bytes], prefer: str = ""
     ) -> Response:
         """Append a part of an artefact; publish it when it is whole and has its digest.
+
+        An empty part that prefers ``redirect`` is answered by a link to a place in an S3 store, where
+        the artefact is large; one that prefers ``fetch`` brings what lies there.
 
         Raises
         ------
@@ -112,17 +129,52 @@ class Shelf:
             raise No(400, "upload")
         await self._takes_part(key, site)
         file = self._uploads.path(site, key, part.digest)
-        done = await self._uploads.append(file, part.offset, part.total, stream)
+        place, offset = f"{site}/{int(part.digest[0], 16) % 2}", part.offset
+        staging = self._staged(part) if prefer in {"redirect", "fetch"} else None
+        if staging is not None and prefer == "redirect":
+            link = await staging.link(place, part.total)
+            headers = {"location": link, "cache-control": "no-store"}
+            return Response(status_code=307, headers=headers)
+        if staging is not None:
+            offset = file.stat().st_size if file.exists() else 0
+            if await staging.size(place) != part.total:
+                await staging.drop(place)
+                raise No(409, "upload-offset", offset)  # the site may send it by itself
+            stream = staging.pieces(place, offset, part.total)
+        done = await self._uploads.append(file, offset, part.total, stream)
         if done.fault is not None:
             raise No(_STATUS[done.fault], done.fault, done.size)
         if done.digest is None:
             return Response(status_code=204, headers={"upload-offset": str(done.size)})
+        if staging is not None:
+            await staging.drop(place)
         if done.digest != part.digest:
             self._uploads.drop(file)
-            raise No(422, "digest")
+            raise No(422, "digest") if staging is None else No(409, "upload-offset", 0)
         created = await asyncio.to_thread(self._store.adopt, key, file)
         self._uploads.drop(file)
         return Response(status_code=201 if created else 409)
+
+    def _staged(self, part: Part) -> Staging | None:
+        """Where the bytes of an empty part come from, of an artefact that is large."""
+        large = self._direct is not None and part.total > self._direct
+        return self._staging if large and not part.length else None
+
+    def _link(self, key: str) -> dict[str, str] | None:
+        """Headers that send a site to the store; the digest is taken once, of what lies there."""
+        found = self._store.link(key, LINKED)
+        if found is None or self._direct is None or found[1] <= self._direct:
+            return None
+        url, size = found
+        if key not in self._hashed:
+            self._hashed[key] = self._store.digest(key)
+            while len(self._hashed) > 4096:
+                self._hashed.popitem(last=False)
+        return {
+            "location": url,
+            "repr-digest": structured(self._hashed[key]),
+            "upload-length": str(size),
+        }
 
     def _absent(self, key: str, site: str, begun: str | None) -> No:
         if begun is None:

@@ -319,9 +319,21 @@ class Coordinator(Services):
             self.settings.requests_per_second,
             self.settings.burst,
             self.settings.largest_artefact,
+            self._direct(),
             self.settings.metrics_listen,
             self.settings.metrics_port,
         )
+
+    def _direct(self) -> int | None:
+        """``direct_above``, where the store is one that sites can read by themselves."""
+        above, store = self.settings.direct_above, self.params.federation.exchange or ""
+        if above is not None and not store.startswith("s3://"):
+            raise ConfigError(
+                "config.invalid",
+                "direct_above: the exchange store is not on S3.",
+                "Set federation.exchange to s3://bucket/prefix, or remove direct_above.",
+            )
+        return above
 
     def _settings(self) -> dict[str, dict[str, str]]:
         settings = super()._settings()

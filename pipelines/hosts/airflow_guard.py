@@ -168,6 +168,7 @@ def _parts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         Invitations(folder / "invitations.json", sites, settings.facts),
         settings.facts,
         settings.upload,
+        settings.direct,
     )
     metrics = Metrics(folder / "refusals.json")
     if settings.metrics_port:

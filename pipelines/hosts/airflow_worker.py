@@ -24,6 +24,7 @@ import yaml
 
 import folkmoot
 from folkmoot.errors import ConfigError, FolkmootError, TransientError
+from folkmoot.exchange_direct import VARIABLE as STORES
 from folkmoot.exchange_memory import VARIABLE as MEMORY
 from folkmoot.identity.visit import VARIABLE, Visit
 from pipelines.hosts.airflow_pace import let_go, paced, preload
@@ -106,6 +107,7 @@ def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
         **trusted,
         VARIABLE: str(coordinator_file(home)),
         MEMORY: str(memory),
+        STORES: " ".join(home.settings.permissions.stores),
         "AIRFLOW_HOME": str(folder),
         "FOLKMOOT_SITE": home.name,
         "FOLKMOOT_SITE_HOME": str(home.root),
