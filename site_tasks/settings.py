@@ -92,7 +92,7 @@ class Permissions(Section):
     trackers: list[Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?$")]] = []
     """Hosts, or `host:port`, of trackers that this site connects to directly for `xgboost_federated`; none when empty. The coordinator then sees this site's own histograms, and all other sites quantile summaries of its columns, which hold values of rows."""
     stores: list[Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?$")]] = []
-    """Hosts, or `host:port`, of S3 stores that this site reads large artefacts from when its coordinator sends it there; none when empty: everything then goes through the coordinator."""
+    """Hosts, or `host:port`, of S3 stores that this site reads large artefacts from, and uploads its own to, when its coordinator sends it there; none when empty: everything then goes through the coordinator."""
     central_noise: bool = False
     """Whether the coordinator is trusted with exact sums of clipped records, to add the noise itself (`privacy.noise: coordinator`)."""
     code: list[Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = []

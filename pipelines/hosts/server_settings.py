@@ -63,7 +63,7 @@ class ServerSettings(Section):
     largest_artefact: Annotated[int, Field(ge=1)] = 1 << 30
     """Most bytes of one artefact that a site uploads."""
     direct_above: Annotated[int, Field(ge=0)] | None = None
-    """Bytes above which sites whose stewards permit it (`permissions.stores`) read artefacts from the S3 exchange store itself, by links that work for five minutes; all through the coordinator when absent."""
+    """Bytes above which sites whose stewards permit it (`permissions.stores`) read and upload artefacts by way of the S3 exchange store itself, by links that work for five minutes; all through the coordinator when absent."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port of the guard's Prometheus endpoint; none when 0."""
     metrics_listen: str = "127.0.0.1"
