@@ -21,6 +21,7 @@ from folkmoot.sections import parse
 from pipelines.guard.settings import EDGE
 from pipelines.hosts.airflow_coordinator import oldest_worker
 from pipelines.hosts.airflow_launch import COMMANDS, MLFLOW, OPTIONAL, SITES
+from pipelines.hosts.airflow_services import Services
 from pipelines.hosts.server_settings import ServerSettings
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -100,17 +101,27 @@ def test_the_charts_configuration_is_airflows() -> None:
         assert oldest == oldest_worker(package)
     assert values["config"]["api_auth"]["jwt_algorithm"] == "EdDSA"
     assert "Edge" in values["executor"]
+    # The chart's own choice needs a package that the image does not have.
+    core = values["config"]["core"]
+    assert core["auth_manager"] == described()["core"]["options"]["auth_manager"]["default"]
+    services = Services(Path("/var/lib/folkmoot/airflow"), environment={})
+    assert core["simple_auth_manager_passwords_file"] == str(services.passwords)
+    assert values["webserver"]["defaultUser"]["enabled"] is False
     assert values["enableBuiltInSecretEnvVars"]["AIRFLOW__API_AUTH__JWT_SECRET"] is False
 
 
-def airflow_options() -> dict[str, set[str]]:
-    """Section → keys, from Airflow's own description of its configuration and the edge provider's."""
+def described() -> dict[str, Any]:
+    """Airflow's own description of its configuration, and the edge provider's."""
     import airflow
     from airflow.providers.edge3.get_provider_info import get_provider_info
 
     template = Path(airflow.__path__[0]) / "config_templates" / "config.yml"
-    described = {**yaml.safe_load(template.read_text()), **get_provider_info()["config"]}
-    found = {section: set(about["options"]) for section, about in described.items()}
+    return {**yaml.safe_load(template.read_text()), **get_provider_info()["config"]}
+
+
+def airflow_options() -> dict[str, set[str]]:
+    """Section → keys."""
+    found = {section: set(about["options"]) for section, about in described().items()}
     found["scheduler"].add(
         "num_stuck_in_queued_retries"
     )  # read by the scheduler, described nowhere
