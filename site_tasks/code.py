@@ -59,7 +59,9 @@ def check(context: RunContext, home: SiteHome) -> None:
                 + (" with changed files" if changed else ""),
             )
     if versions is not None and not _fits(versions):
-        raise _refused(home, f"asks for folkmoot {versions}, and this site runs {folkmoot.__version__}")
+        raise _refused(
+            home, f"asks for folkmoot {versions}, and this site runs {folkmoot.__version__}"
+        )
 
 
 def _fits(versions: str) -> bool:
