@@ -109,9 +109,8 @@ def leak(bed: Testbed, run: str, *, mlflow: bool = True) -> list[Leak]:
         return found
 
     store = _stores(bed)[-1]
-    split = {"split over chunks and records": secrets.token_hex(8), "content-encoding": "gzip"}
     line = forms("the line")
-    for form in split:
+    for form in ("split over chunks and records", "content-encoding"):
         needle = f"Onpurpose-{secrets.token_hex(6)}"
         line[form] = (needle * 3).encode()
         made.append(Leak("the line", form, needle))
