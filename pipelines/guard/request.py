@@ -50,6 +50,9 @@ class Jobs(Protocol):
     async def subject(self, token: str) -> str | None:
         """Id of the task instance that a task's token was signed for; None where it is not valid."""
 
+    async def put_back(self, queue: str) -> None:
+        """Queue jobs again that a worker of the queue took long ago and never began."""
+
 
 @dataclass
 class Request:

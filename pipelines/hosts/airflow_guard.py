@@ -41,12 +41,16 @@ class DatabaseJobs:
     What is asked of a task instance never changes (a new try has a new id), so that it is kept.
     """
 
+    #: Seconds in which a worker begins a job that it took, and between two looks for those it did not.
+    BEGUN, LOOK = 60.0, 15.0
+
     def __init__(self) -> None:
         from airflow.api_fastapi.execution_api.app import _jwt_validator
 
         self._validator = _jwt_validator()
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._subjects: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._looked: dict[str, float] = {}
         # With the requests of `Limits.inside`, fewer than the pool has connections.
         self._asking = asyncio.Semaphore(4)
 
@@ -77,6 +81,36 @@ class DatabaseJobs:
         """The edge executor's job."""
         async with self._asking:
             return await asyncio.to_thread(self._job, dag, task, run, attempt, index)
+
+    async def put_back(self, queue: str) -> None:
+        """Queue jobs again whose worker was killed, or cut off, between taking and beginning them.
+
+        Airflow gives such a job to nobody: its state is that of one which is about to begin.
+        """
+        now = time.monotonic()
+        if now - self._looked.get(queue, float("-inf")) < self.LOOK:
+            return
+        self._looked[queue] = now
+        async with self._asking:
+            await asyncio.to_thread(self._put_back, queue, self.BEGUN)
+
+    @staticmethod
+    def _put_back(queue: str, seconds: float) -> None:
+        from datetime import timedelta
+
+        from airflow.providers.edge3.models.edge_job import EdgeJobModel as Row
+        from airflow.utils import timezone
+        from airflow.utils.session import create_session
+        from airflow.utils.state import TaskInstanceState as State
+        from sqlalchemy import update
+
+        left = (
+            Row.queue == queue,
+            Row.state == State.RESTARTING,
+            Row.last_update < timezone.utcnow() - timedelta(seconds=seconds),
+        )
+        with create_session() as session:
+            session.execute(update(Row).where(*left).values(state=State.QUEUED, edge_worker=None))
 
     @staticmethod
     def _task(identity: str) -> Task | None:

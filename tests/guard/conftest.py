@@ -48,6 +48,9 @@ class KnownJobs:
     async def subject(self, token: str) -> str | None:
         return token.removeprefix("signed:") if token.startswith("signed:") else None
 
+    async def put_back(self, queue: str) -> None:
+        """Nothing was lost."""
+
 
 @dataclass
 class Door:
