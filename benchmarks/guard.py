@@ -52,6 +52,13 @@ def _sites(folder: Path, names: list[str]) -> tuple[Sites, dict[str, Ed25519Priv
     return sites, keys
 
 
+class Jobs:
+    """A database that workers lost nothing of; Airflow's looks in the background."""
+
+    async def put_back(self, queue: str) -> None:
+        """Nothing is to be done."""
+
+
 def latency(folder: Path) -> None:
     """50 sites poll for jobs, each request with a token of its own; the application answers at once."""
     names = [f"site-{n:03d}" for n in range(SITES)]
@@ -71,7 +78,7 @@ def latency(folder: Path) -> None:
         app,
         limits=Limits(rate=1e6, burst=1e6),
         sites=sites,
-        jobs=None,  # type: ignore[arg-type]
+        jobs=Jobs(),  # type: ignore[arg-type]
         stamp=lambda site: "x",
         observe=lambda site, route, reason, spent: seconds.append(spent),
     )

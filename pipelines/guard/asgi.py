@@ -101,9 +101,9 @@ class Guard:
             await _answer(send, no.refusal)
             return
         site = None if request is None else request.site
-        self._observe(site, route.name, "ok", time.perf_counter() - began)
         if request is not None and route.name == "fetch":
             await self.jobs.put_back(request.queue)
+        self._observe(site, route.name, "ok", time.perf_counter() - began)
         handed = self._handed_on(scope, route, request)
         if route.stream or route.name == "read":  # of any length, and not with the database
             await self.app(handed, receive, send)

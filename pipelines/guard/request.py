@@ -51,7 +51,7 @@ class Jobs(Protocol):
         """Id of the task instance that a task's token was signed for; None where it is not valid."""
 
     async def put_back(self, queue: str) -> None:
-        """Queue jobs again that a worker of the queue took long ago and never began."""
+        """See that jobs are queued again that a worker of the queue took long ago and never began."""
 
 
 @dataclass

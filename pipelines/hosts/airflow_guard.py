@@ -51,6 +51,7 @@ class DatabaseJobs:
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._subjects: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._looked: dict[str, float] = {}
+        self._looks: set[asyncio.Task[None]] = set()
         # With the requests of `Limits.inside`, fewer than the pool has connections.
         self._asking = asyncio.Semaphore(4)
 
@@ -91,6 +92,12 @@ class DatabaseJobs:
         if now - self._looked.get(queue, float("-inf")) < self.LOOK:
             return
         self._looked[queue] = now
+        # The worker that asks is not kept waiting for it: it asks again in a moment.
+        look = asyncio.create_task(self._look(queue))
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+
+    async def _look(self, queue: str) -> None:
         async with self._asking:
             await asyncio.to_thread(self._put_back, queue, self.BEGUN)
 
