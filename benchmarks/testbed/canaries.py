@@ -38,8 +38,16 @@ def deal(folder: Path) -> None:
         names = [f"Canary-{site}-{word}-{i:03d}" for i in range(len(rows))]
         rows.insert(0, "patient", names)
         rows.insert(1, "record", [digits * 10**4 + i for i in range(len(rows))])
-        rows.loc[0, COLUMN] = 14.0 + number + secrets.randbelow(10**9) / 1e10
+        rows.loc[0, COLUMN] = _odd(7.2 + number / 5)
         rows.to_parquet(folder / site / "rows.parquet", index=False)
+
+
+def _odd(near: float) -> float:
+    """A number whose decimals, as float32 too, are more than a time of day has."""
+    while True:
+        value = near + secrets.randbelow(10**9) / 1e10
+        if len(str(np.float32(value)).partition(".")[2]) >= 7:
+            return value
 
 
 def row(folder: Path, site: str) -> Any:

@@ -66,8 +66,8 @@ class Client(ABC):
                 if self._client is None:
                     self._client = self._connect()
                 answer = self._client.request(method, path, **arguments)
-                if answer.status_code == 401 and attempt == 0:
-                    self.close()  # a login is good for a day, a run may take longer
+                if answer.status_code in {401, 403} and attempt == 0:
+                    self.close()  # a login is good for a day, then 403; a run may take longer
                     continue
                 answer.raise_for_status()
                 return answer.json() if answer.content else None

@@ -24,8 +24,8 @@ from benchmarks.testbed.postgres import Postgres
 def test_a_database_that_was_killed_is_started_again_and_keeps_its_rows(
     postgres: Postgres, tmp_path: Path
 ) -> None:
-    postgres.make("kept")
-    with psycopg2.connect(postgres.url("kept", "postgresql")) as connection:
+    postgres.make("survivor")
+    with psycopg2.connect(postgres.url("survivor", "postgresql")) as connection:
         connection.cursor().execute("CREATE TABLE one AS SELECT 1 AS n")
     bed: Any = SimpleNamespace(running={}, folder=tmp_path)
     before = postgres.process
@@ -39,7 +39,7 @@ def test_a_database_that_was_killed_is_started_again_and_keeps_its_rows(
         postgres.wait()
     assert keeper.restarts == 1
     assert keeper.ended() == []
-    with psycopg2.connect(postgres.url("kept", "postgresql")) as connection:
+    with psycopg2.connect(postgres.url("survivor", "postgresql")) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT n FROM one")
         assert cursor.fetchone() == (1,)
