@@ -127,8 +127,10 @@ def _each(
     """Side by side where reading takes long: from a store elsewhere, or of megabytes of histograms."""
     if len(names) < 2 or (context.store.path("a") is not None and context.params.kind != "trees"):
         return [(name, make(name)) for name in names]
-    with ThreadPoolExecutor(min(len(names), _READERS)) as pool:
-        return list(zip(names, pool.map(make, names), strict=True))
+    pool = context.cache.get("readers")
+    if pool is None:
+        pool = context.cache["readers"] = ThreadPoolExecutor(_READERS)
+    return list(zip(names, pool.map(make, names), strict=True))
 
 
 def fold(collected: Collected, make: Callable[[list[ReleasedUpdate]], T]) -> tuple[Collected, T]:

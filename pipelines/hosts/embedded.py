@@ -46,6 +46,8 @@ class Walk:
     failed: dict[str, FolkmootError] = field(default_factory=dict)
     #: Stage whose later steps a site has no part in any more: it missed an earlier one.
     _left_out: dict[str, str] = field(default_factory=dict)
+    #: Threads for steps that do not wait for one another, and how many.
+    _pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def do(self, step: Step) -> None:
         """Execute a step; a site's failure is noted, the coordinator's ends the run."""
@@ -96,12 +98,17 @@ class Walk:
             for step in steps:
                 self.do(step)
             return
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                list(pool.map(self.do, steps))
-            except KeyboardInterrupt:
+        if self._pool is None or self._pool[0] < workers:
+            # Kept: with threads of its own every exchange of histograms took a tenth longer.
+            self._pool = workers, ThreadPoolExecutor(workers)
+        try:
+            list(self._pool[1].map(self.do, steps))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
                 self.context.cache["stopped"] = True  # a session would go on to its end
-                raise
+            self._pool[1].shutdown()
+            self._pool = None
+            raise
 
     def _enough(self, step: Step) -> None:
         """Where the quorum is lost, a site's own error says more than the count of sites."""
