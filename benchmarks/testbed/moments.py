@@ -154,7 +154,8 @@ class Bench:
             number = first
             while number < first + most and not run.over.is_set():
                 dice = random.Random(f"{self.options.seed}-{kind}-{number}")
-                longest = self.options.gap * (6 if number == first else 1)
+                # The first within the run, however fast the machine is.
+                longest = 0.6 * self.calm.seconds if number == first else self.options.gap
                 if run.over.wait(dice.uniform(0.0, longest)):
                     return
                 when = time.time()
