@@ -34,16 +34,10 @@ from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.identity import Roster, sign
 from folkmoot.secure import ckks
 from folkmoot.secure.boxes import OVERHEAD, Sealer, open_box, seal_box
+from folkmoot.secure.lists import context_of, open_list, opened_message
 from folkmoot.secure.masks import Binding, hkdf
-from folkmoot.secure.setup import (
-    Announced,
-    Keys,
-    Session,
-    context_of,
-    open_list,
-    opened_message,
-    sealer,
-)
+from folkmoot.secure.session import Announced, Keys, Session
+from folkmoot.secure.setup import sealer
 from folkmoot.secure.tags import holds, tag, tag_key
 from folkmoot.wire import Artefact, decode, digest, encode
 

@@ -20,7 +20,8 @@ from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.secure import shamir
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.masks import SEED_BYTES, Binding, add_masks, commitment, pair_key, self_key
-from folkmoot.secure.setup import SEED_WORDS, WORDS, Announced, Dealt, holders_of
+from folkmoot.secure.session import SEED_WORDS, WORDS, Announced, Dealt
+from folkmoot.secure.setup import holders_of
 from folkmoot.secure.together import Sealed, open_together
 from folkmoot.wire import decode
 

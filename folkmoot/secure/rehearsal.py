@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from folkmoot.identity import Roster, public_text
-from folkmoot.secure import recover, setup, unmask
+from folkmoot.secure import lists, recover, setup, unmask
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.masks import add_masks, own_masks
+from folkmoot.secure.session import Announced, Dealt, Held, Keys, Session
 from folkmoot.secure.together import open_sealed
 from folkmoot.wire import digest
 
@@ -30,10 +31,10 @@ class Party:
 
     name: str
     signing: Ed25519PrivateKey
-    keys: setup.Keys
+    keys: Keys
     own: Any = None
-    held: setup.Held | None = None
-    announced: dict[str, setup.Announced] = field(default_factory=dict)
+    held: Held | None = None
+    announced: dict[str, Announced] = field(default_factory=dict)
     statements: dict[int, bytes] = field(default_factory=dict)
 
 
@@ -46,21 +47,19 @@ class Rehearsal:
     sums : int
         Sums of the run.
     session : dict
-        ``threshold`` or ``rates`` of :class:`folkmoot.secure.setup.Session`.
+        ``threshold`` or ``rates`` of :class:`folkmoot.secure.session.Session`.
     """
 
     def __init__(self, names: Sequence[str], sums: int = 1, **session: Any) -> None:
         order = tuple((i + 1, "train") for i in range(sums))
-        self.session = setup.Session("rehearsal", "run-1", "0" * 64, order, **session)
-        self.sites = {
-            n: Party(n, Ed25519PrivateKey.generate(), setup.Keys.draw(sums)) for n in names
-        }
+        self.session = Session("rehearsal", "run-1", "0" * 64, order, **session)
+        self.sites = {n: Party(n, Ed25519PrivateKey.generate(), Keys.draw(sums)) for n in names}
         self.roster = Roster({n: public_text(p.signing) for n, p in self.sites.items()})
         self.graph: Neighbours
         self.listed = self.members_list = b""
         self.members: frozenset[str] = frozenset()
-        self.announced: dict[str, setup.Announced] = {}
-        self.dealt: dict[str, setup.Dealt] = {}
+        self.announced: dict[str, Announced] = {}
+        self.dealt: dict[str, Dealt] = {}
 
     def set_up(self, *, no_keys: Collection[str] = (), no_shares: Collection[str] = ()) -> None:
         """Both tasks of every site, with sites that are lost before one or the other."""
@@ -76,8 +75,8 @@ class Rehearsal:
             n: setup.key_message(session, n, self.sites[n].keys, self.sites[n].signing)
             for n in names
         }
-        self.listed = setup.key_list(session, messages)
-        self.graph = setup.neighbours(session, self.listed)
+        self.listed = lists.key_list(session, messages)
+        self.graph = lists.neighbours(session, self.listed)
         self.announced = {
             n: setup.open_keys(data, session, n, self.roster) for n, data in messages.items()
         }

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from folkmoot.features import feature_space
 from folkmoot.generalisation import bounds_of
 from folkmoot.plan import RunContext, Step, keys
-from folkmoot.secure import setup
+from folkmoot.secure import lists
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.groups import groups_of
 from folkmoot.secure.layout import Limits
+from folkmoot.secure.session import Session
 from folkmoot.wire import canonical_json, digest
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class SetUp:
     members: frozenset[str]
 
 
-def session_of(context: RunContext) -> setup.Session:
+def session_of(context: RunContext) -> Session:
     """Facts of the run that every message of its secure sums is bound to.
 
     There is a sum of what sites say about levels where they settle on them, one of statistics before
@@ -61,7 +62,7 @@ def session_of(context: RunContext) -> setup.Session:
         rates = None
         if aggregation.colluding is not None and aggregation.failing is not None:
             rates = (aggregation.colluding, aggregation.failing)
-        context.cache["secure.session"] = setup.Session(
+        context.cache["secure.session"] = Session(
             context.federation,
             context.run,
             _plan(context),
@@ -70,7 +71,7 @@ def session_of(context: RunContext) -> setup.Session:
             rates,
             aggregation.protection == "ckks",
         )
-    session: setup.Session = context.cache["secure.session"]
+    session: Session = context.cache["secure.session"]
     return session
 
 
@@ -114,9 +115,9 @@ def set_up_of(context: RunContext) -> SetUp:
     if "secure.set-up" not in context.cache:
         session = session_of(context)
         listed = context.store.get(context.key(keys.SECURE_KEYS))
-        graph = setup.neighbours(session, listed)
+        graph = lists.neighbours(session, listed)
         members_list = context.store.get(context.key(keys.SECURE_MEMBERS))
-        members = setup.open_members(members_list, session, listed, graph)
+        members = lists.open_members(members_list, session, listed, graph)
         context.cache["secure.set-up"] = SetUp(listed, graph, members_list, members)
     found: SetUp = context.cache["secure.set-up"]
     return found

@@ -26,7 +26,7 @@ from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.identity import Roster, sign, verify
 from folkmoot.secure.graph import Neighbours
 from folkmoot.secure.masks import Binding
-from folkmoot.secure.setup import SEED_WORDS, Held
+from folkmoot.secure.session import SEED_WORDS, Held
 from folkmoot.secure.together import seal_together
 from folkmoot.wire import Artefact, canonical_json, encode
 

@@ -12,9 +12,10 @@ from typing import TypeVar
 from folkmoot.errors import FolkmootError, ProtocolError, RoundError, SecureError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
-from folkmoot.secure import setup
+from folkmoot.secure import lists, setup
 from folkmoot.secure.encrypted import open_offer
 from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.session import Dealt
 from folkmoot.secure.unmask import open_list, survivor_list
 from pipelines.coordinator import lock
 from pipelines.coordinator.aggregate.secure_sum import encrypted_total, uploads
@@ -35,7 +36,7 @@ def keys_of(step: Step, context: RunContext) -> list[ArtifactRef]:
         return data
 
     found = _gather(step, context, "keys", check)
-    listed = setup.key_list(session, found)
+    listed = lists.key_list(session, found)
     return [context.store.put(context.key(keys.SECURE_KEYS), listed)]
 
 
@@ -44,11 +45,11 @@ def deal(step: Step, context: RunContext) -> list[ArtifactRef]:
     lock.touch(context.workspace, context.federation)
     session = session_of(context)
     listed = context.store.get(context.key(keys.SECURE_KEYS))
-    graph = setup.neighbours(session, listed)
+    graph = lists.neighbours(session, listed)
     if session.encrypted:
         return _members(step, context, listed)
 
-    def check(site: str, data: bytes) -> tuple[bytes, setup.Dealt]:
+    def check(site: str, data: bytes) -> tuple[bytes, Dealt]:
         return data, setup.open_shares(data, session, site, listed, graph, context.roster)
 
     found = _gather(step, context, "shares", check)
@@ -80,8 +81,8 @@ def _members(step: Step, context: RunContext, listed: bytes) -> list[ArtifactRef
         return data
 
     found = _gather(step, context, "shares", check)
-    setup.neighbours(session, listed).check(found)
-    members = setup.member_list(session, listed, found)
+    lists.neighbours(session, listed).check(found)
+    members = lists.member_list(session, listed, found)
     for site in found:  # the key pair that all use, signed by who made it
         context.store.put(context.key(keys.secure("inbox", site)), found[min(found)])
     return [context.store.put(context.key(keys.SECURE_MEMBERS), members)]
@@ -148,7 +149,7 @@ def left_out(step: Step, context: RunContext) -> dict[str, str] | None:
     session = session_of(context)
     if step.body == "coordinator.keys":
         listed = context.store.get(context.key(keys.SECURE_KEYS))
-        present = set(setup.open_list(listed, session))
+        present = set(lists.open_list(listed, session))
     elif step.body == "coordinator.deal":
         present = set(set_up_of(context).members)
     elif step.body == "coordinator.survivors":

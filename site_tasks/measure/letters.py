@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ProtocolError, SecureError
 from folkmoot.plan import RunContext, Step, keys
-from folkmoot.secure import boxes, setup
+from folkmoot.secure import boxes
 from folkmoot.secure.run import session_of, set_up_of, stage_of
+from folkmoot.secure.session import Keys
 from folkmoot.updates import open_released
 from folkmoot.wire import digest
 from site_tasks import orders
@@ -54,7 +55,7 @@ class Letters:
     federation: str
     run: str
     plan: str
-    keys: setup.Keys
+    keys: Keys
     public: Mapping[str, bytes]
 
     @staticmethod

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import SecureError
 from folkmoot.plan import RunContext, Step, keys
-from folkmoot.secure import ckks, encrypted, setup
+from folkmoot.secure import ckks, encrypted, lists, setup
 from folkmoot.secure.boxes import pair_secret
 from folkmoot.secure.run import index_of, session_of, set_up_of, stage_of
 from folkmoot.secure.together import seal_together
@@ -44,7 +44,7 @@ class Ring:
 def offer(context: RunContext, home: SiteHome, listed: bytes) -> bytes:
     """The site's second message of the set-up: a key pair where it is one of those that make one."""
     session, state = session_of(context), state_of(context, home)
-    others = sorted(setup.open_list(listed, session).keys() - {home.name})
+    others = sorted(lists.open_list(listed, session).keys() - {home.name})
 
     def make() -> bytes:
         announced = {other: announced_by(context, listed, other) for other in others}
@@ -144,7 +144,7 @@ def _open(context: RunContext, home: SiteHome) -> bytes:
             site=home.name,
         )
     sealing, maker = setup.sealer(own_keys(state), home.key()), min(own.members)
-    signed = setup.open_listing(own.members_list)
+    signed = lists.open_listing(own.members_list)
     others = sorted(own.members - {home.name})
     announced = {other: announced_by(context, own.listed, other) for other in others}
     data = context.store.get(context.key(keys.secure("inbox", home.name)), signed[maker])
@@ -163,7 +163,7 @@ def _open(context: RunContext, home: SiteHome) -> bytes:
         public = announced[maker].sealing
         secret = encrypted.take_key(session, home.name, sealing, own.listed, maker, made, public)
     arrays = {"public": _bytes(made.public), "secret": _bytes(secret)}
-    bound = setup.context_of(session, own.listed)
+    bound = lists.context_of(session, own.listed)
     for other, found in announced.items():
         key = pair_secret(sealing, found.sealing, bound, (home.name, other), other)
         arrays[f"c/{other}"] = _bytes(key)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import SecureError
 from folkmoot.plan import RunContext, keys
-from folkmoot.secure import setup
+from folkmoot.secure import lists, setup
 from folkmoot.secure.run import session_of, set_up_of
+from folkmoot.secure.session import WORDS, Announced, Held, Keys
 from folkmoot.secure.state import SiteState
 from folkmoot.wire import Artefact, decode, digest, encode
 
@@ -40,9 +41,9 @@ class Memory:
         Shares of members' secrets.
     """
 
-    keys: setup.Keys
+    keys: Keys
     peers: Mapping[str, tuple[bytes, ...]]
-    held: setup.Held
+    held: Held
 
 
 def new_state(context: RunContext, home: SiteHome, message: bytes) -> SiteState:
@@ -75,9 +76,9 @@ def state_of(context: RunContext, home: SiteHome) -> SiteState:
     return found
 
 
-def own_keys(state: SiteState) -> setup.Keys:
+def own_keys(state: SiteState) -> Keys:
     """The site's secrets of the run."""
-    return setup.Keys.from_bytes(state.find("keys") or b"")
+    return Keys.from_bytes(state.find("keys") or b"")
 
 
 def memory(context: RunContext, home: SiteHome) -> Memory:
@@ -106,7 +107,7 @@ def memory(context: RunContext, home: SiteHome) -> Memory:
         shares = {k[2:]: v for k, v in arrays.items() if k.startswith("s/")}
         peers = {k[2:]: tuple(map(bytes, v)) for k, v in arrays.items() if k.startswith("p/")}
         pairs = {k[2:]: bytes(v) for k, v in arrays.items() if k.startswith("c/")}
-        held = setup.Held(shares, entry.meta["faults"], pairs)
+        held = Held(shares, entry.meta["faults"], pairs)
         context.cache[name] = Memory(own_keys(state), peers, held)
     found: Memory = context.cache[name]
     return found
@@ -122,7 +123,7 @@ def _open(context: RunContext, home: SiteHome, state: SiteState) -> bytes:
             "It takes no part in this run's sums; start a new run to have it in.",
             site=home.name,
         )
-    words = np.frombuffer(dealt, np.uint32, len(session.sums) * setup.WORDS)
+    words = np.frombuffer(dealt, np.uint32, len(session.sums) * WORDS)
     near = [other for other in own.graph.of(home.name) if other in own.members]
     announced = {other: announced_by(context, own.listed, other) for other in near}
     held = setup.open_inbox(
@@ -130,7 +131,7 @@ def _open(context: RunContext, home: SiteHome, state: SiteState) -> bytes:
         session,
         home.name,
         own_keys(state),
-        words.reshape(-1, setup.WORDS),
+        words.reshape(-1, WORDS),
         own.listed,
         own.members_list,
         own.graph,
@@ -146,7 +147,7 @@ def _open(context: RunContext, home: SiteHome, state: SiteState) -> bytes:
     return encode(Artefact("secure-held", meta, arrays))
 
 
-def announced_by(context: RunContext, listed: bytes, site: str) -> setup.Announced:
+def announced_by(context: RunContext, listed: bytes, site: str) -> Announced:
     """A site's public keys, as listed and signed.
 
     Raises
@@ -156,6 +157,6 @@ def announced_by(context: RunContext, listed: bytes, site: str) -> setup.Announc
     """
     session = session_of(context)
     data = context.store.get(
-        context.key(keys.secure("keys", site)), setup.open_list(listed, session)[site]
+        context.key(keys.secure("keys", site)), lists.open_list(listed, session)[site]
     )
     return setup.open_keys(data, session, site, context.roster)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from folkmoot.errors import SecureError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
-from folkmoot.secure import setup
+from folkmoot.secure import lists, setup
 from folkmoot.secure.groups import group_of
 from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.session import WORDS, Keys
 from folkmoot.secure.unmask import answer, check_survivors
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import Artefact, canonical_json, decode, digest, encode
@@ -29,7 +30,7 @@ def announce(step: Step, context: RunContext) -> list[ArtifactRef]:
     home = SiteHome.find(step.place, context.workspace)
     permissions.check(context, home)
     session = session_of(context)
-    drawn = setup.Keys.draw(session.keyed)
+    drawn = Keys.draw(session.keyed)
     message = setup.key_message(session, home.name, drawn, home.key())
     new_state(context, home, message).once("keys", drawn.to_bytes)
     return [context.store.put(context.key(step.outputs[0]), message)]
@@ -50,7 +51,7 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
     permissions.check(context, home)
     session, state = session_of(context), state_of(context, home)
     listed = context.store.get(context.key(keys.SECURE_KEYS))
-    sites = setup.open_list(listed, session)
+    sites = lists.open_list(listed, session)
     own = context.store.get(context.key(keys.secure("keys", home.name)))
     if sites.get(home.name) != digest(own) or not sites.keys() <= {
         *context.params.federation.members
@@ -69,7 +70,7 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
             "Wait for more sites, or ask the site's steward to lower minimum_contributors.",
             site=home.name,
         )
-    graph = setup.neighbours(session, listed)
+    graph = lists.neighbours(session, listed)
 
     def make() -> bytes:
         announced = {n: announced_by(context, listed, n) for n in graph.of(home.name)}
@@ -88,7 +89,7 @@ def share(step: Step, context: RunContext) -> list[ArtifactRef]:
     if session.encrypted:
         made = encrypted.offer(context, home, listed)
     else:
-        made = state.once("shares", make)[4 * setup.WORDS * len(session.sums) :]
+        made = state.once("shares", make)[4 * WORDS * len(session.sums) :]
     return [context.store.put(context.key(step.outputs[0]), made)]
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from folkmoot.errors import FolkmootError, ProtocolError
 from folkmoot.identity import sign
-from folkmoot.secure import setup, unmask
+from folkmoot.secure import lists, setup, unmask
 from folkmoot.secure.rehearsal import Rehearsal
+from folkmoot.secure.session import Dealt, Keys
 from folkmoot.secure.state import SiteState
 from folkmoot.secure.together import open_sealed, open_together
 from folkmoot.wire import canonical_json, digest
@@ -235,8 +236,8 @@ def test_a_stale_key_of_another_run(federation, field):
 
 def test_too_few_or_repeated_keys(federation):
     keys = federation.sites["b"].keys
-    few = setup.Keys(keys.seal, keys.masks[:2], keys.seeds[:2])
-    twice = setup.Keys(keys.seal, (keys.masks[0],) * 3, keys.seeds)
+    few = Keys(keys.seal, keys.masks[:2], keys.seeds[:2])
+    twice = Keys(keys.seal, (keys.masks[0],) * 3, keys.seeds)
     for bad, word in ((few, "every sum"), (twice, "twice")):
         data = _message(federation, "b", keys=bad)
         _refused(
@@ -258,20 +259,20 @@ def test_a_key_list_or_member_list_of_another_run(federation):
     other = json.loads(federation.listed)
     for change in ({"run": "run-2"}, {"plan": "1" * 64}, {"sites": {}}, {"more": 1}):
         data = canonical_json({**other, **change})
-        _refused(lambda data=data: setup.open_list(data, federation.session), "secure.key")
+        _refused(lambda data=data: lists.open_list(data, federation.session), "secure.key")
     members = json.loads(federation.members_list)
     extra = {**members, "sites": {**members["sites"], "z": "0" * 64}}
     for change in ({**members, "keys": "0" * 64}, extra):
         data = canonical_json(change)
         _refused(
-            lambda data=data: setup.open_members(
+            lambda data=data: lists.open_members(
                 data, federation.session, federation.listed, federation.graph
             ),
             "secure.key",
         )
     few = canonical_json({**members, "sites": {"a": "0" * 64, "b": "0" * 64}})
     _refused(
-        lambda: setup.open_members(few, federation.session, federation.listed, federation.graph),
+        lambda: lists.open_members(few, federation.session, federation.listed, federation.graph),
         "secure.threshold",
     )
 
@@ -287,7 +288,7 @@ def test_swapped_and_replayed_boxes_cost_their_share_and_no_more():
         made.receive(name, inboxes[name])
     swapped = {n: dict(made.dealt[n].boxes) for n in NAMES}
     swapped["b"]["a"] = swapped["b"]["c"]  # the box for c
-    dealt = {n: (b"x", setup.Dealt(swapped[n], made.dealt[n].commitments)) for n in NAMES}
+    dealt = {n: (b"x", Dealt(swapped[n], made.dealt[n].commitments)) for n in NAMES}
     _, changed = setup.deal(made.session, made.listed, made.graph, dealt)
     _refused(lambda: made.receive("a", changed["a"]), "secure.share", "another run, set-up")
     inbox = _inbox(made, "a", swapped)

@@ -14,7 +14,7 @@ from folkmoot.secure import shamir
 from folkmoot.secure.graph import default_threshold
 from folkmoot.secure.grid import Grid
 from folkmoot.secure.rehearsal import Rehearsal
-from folkmoot.secure.setup import Keys
+from folkmoot.secure.session import Keys
 
 #: 10,000 were run for the benchmarks' table; continuous integration takes fewer.
 CASES = int(os.environ.get("FOLKMOOT_SECURE_CASES", "150"))

@@ -17,6 +17,7 @@ from folkmoot.secure.encrypted import added, agreed_sum, open_offer
 from folkmoot.secure.layout import Layout, Ring
 from folkmoot.secure.masks import Binding
 from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
+from folkmoot.secure.session import Announced, Dealt
 from folkmoot.secure.together import Sealed, open_sealed, open_together
 from folkmoot.secure.unmask import open_list, open_statement
 from folkmoot.updates import ReleasedUpdate, open_sum
@@ -258,7 +259,7 @@ def _enough(sealed: Mapping[str, Sealed], opened: Mapping[str, object], threshol
 
 def _set_up(
     context: RunContext,
-) -> tuple[Mapping[str, setup.Announced], Mapping[str, setup.Dealt]]:
+) -> tuple[Mapping[str, Announced], Mapping[str, Dealt]]:
     """Public keys and commitments of the members, read once per process."""
     if "secure.public" not in context.cache:
         session, own = session_of(context), set_up_of(context)
@@ -271,7 +272,7 @@ def _set_up(
                 data, session, site, own.listed, own.graph, context.roster
             )
         context.cache["secure.public"] = (announced, dealt)
-    found: tuple[Mapping[str, setup.Announced], Mapping[str, setup.Dealt]]
+    found: tuple[Mapping[str, Announced], Mapping[str, Dealt]]
     found = context.cache["secure.public"]
     return found
 
