@@ -34,6 +34,7 @@ from site_tasks.release import release
 if TYPE_CHECKING:
     from folkmoot.trees.cuts import Cuts
     from folkmoot.trees.grow import Growing
+    from folkmoot.trees.histograms import Route
 
 __all__ = ["train"]
 
@@ -128,7 +129,7 @@ def _counts(
     """Rows, or their weights, per public cell of every feature."""
     from folkmoot.trees.histograms import bin_rows, count
 
-    cuts = _cuts(model, prepared)
+    cuts, _ = _cuts(model, prepared, context)
     total = np.zeros(cuts.bins, np.int64)
     bound = options.bound_of_weights(context.contract)
     for features, _, weights in prepared.blocks("train", _BLOCK):
@@ -143,12 +144,12 @@ def _sums(
     growing: Growing, model: Artefact, prepared: Prepared, context: RunContext, home: SiteHome
 ) -> dict[str, Array]:
     """Histograms of the wanted nodes; totals of the roots."""
-    from folkmoot.trees.histograms import build, leaves, missing_code
+    from folkmoot.trees.histograms import build, missing_code
 
-    cuts = _cuts(model, prepared)
+    cuts, edges = _cuts(model, prepared, context)
     if len(growing.trees) != outputs(model.meta):
         raise _unfit("another number of trees that grow")
-    bins = _bins(cuts, prepared, context, home)
+    bins = _bins(cuts, edges, prepared, context, home)
     gradient, hessian = _derivatives(growing.step, model, prepared, context, home)
     missing = missing_code(cuts)
     sums = np.zeros((len(growing.wanted), cuts.bins, 2), np.int64)
@@ -158,9 +159,10 @@ def _sums(
         if not wanted:
             continue
         try:
-            nodes = leaves(bins, missing, _checked(tree.route(missing), cuts))
+            route = _checked(tree.route(missing), cuts)
         except (IndexError, ValueError):
             raise _unfit("trees that grow in a way that this side does not know") from None
+        nodes = _nodes(k, route, bins, missing, context, home)
         own = sums[first : first + len(wanted)]
         build(bins, cuts.first, missing, nodes, wanted, gradient[k], hessian[k], own)
         first += len(wanted)
@@ -171,6 +173,20 @@ def _sums(
     for array in found.values():
         grid.check(array)
     return found
+
+
+def _nodes(
+    k: int, route: Route, bins: Array, missing: int, context: RunContext, home: SiteHome
+) -> NDArray[np.int32]:
+    """Node of every row, from where the level before had led it; kept for the next."""
+    from folkmoot.trees.histograms import leaves
+
+    name = ("nodes", home.name, k)
+    of, before, found = context.cache.get(name, (None, None, None))
+    known = found if of is bins and route.extends(before) else None
+    nodes = leaves(bins, missing, route, known)
+    context.cache[name] = (bins, route, nodes)
+    return nodes
 
 
 def _derivatives(
@@ -226,20 +242,26 @@ def _draws(seed: int, step: int, tree: int, site: str, rows: int) -> NDArray[np.
     return np.random.Generator(np.random.PCG64(int.from_bytes(own[:16], "little"))).random(rows)
 
 
-def _cuts(model: Artefact, prepared: Prepared) -> Cuts:
+def _cuts(model: Artefact, prepared: Prepared, context: RunContext) -> tuple[Cuts, str]:
+    """The bin edges and their digest, once for all sites that this process serves."""
     from folkmoot.trees.cuts import Cuts
 
-    return Cuts.from_arrays(model.arrays, len(prepared.features))
+    last, features, found, edges = context.cache.get("cuts", (None, 0, None, ""))
+    if last is not model or features != len(prepared.features):
+        found = Cuts.from_arrays(model.arrays, len(prepared.features))
+        edges = hashlib.sha256(found.values.tobytes() + found.first.tobytes()).hexdigest()
+        context.cache["cuts"] = (model, len(prepared.features), found, edges)
+    return found, edges
 
 
-def _bins(cuts: Cuts, prepared: Prepared, context: RunContext, home: SiteHome) -> Array:
+def _bins(cuts: Cuts, edges: str, prepared: Prepared, context: RunContext, home: SiteHome) -> Array:
     """The site's rows in bins (n, d), made once per set of edges and kept in its private folder."""
     from folkmoot.trees.histograms import bin_rows
 
-    edges = hashlib.sha256(cuts.values.tobytes() + cuts.first.tobytes()).hexdigest()
     version, name = (prepared.digest, edges), ("bins", home.name)
-    if context.cache.get(name, (None,))[0] == version:
-        return np.asarray(context.cache[name][1])
+    kept: tuple[object, Array] = context.cache.get(name, (None, np.zeros(0)))
+    if kept[0] == version:
+        return kept[1]
     path = home.work / "bins" / f"{prepared.digest[:32]}-{edges[:32]}.npy"
     try:
         found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -247,6 +269,7 @@ def _bins(cuts: Cuts, prepared: Prepared, context: RunContext, home: SiteHome) -
         blocks = [bin_rows(x, cuts) for x, _, _ in prepared.blocks("train", _BLOCK)]
         found = np.concatenate(blocks)
         _keep(path, found)
+    found = found.view(np.ndarray)  # mapped or not, one object for as long as it is kept
     context.cache[name] = (version, found)
     return found
 

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from folkmoot.models.tree_format import Tree
 from folkmoot.trees.booster import tree_of
 from folkmoot.trees.cuts import Cuts
-from folkmoot.trees.histograms import Grid, Route
+from folkmoot.trees.histograms import BY_SET, Grid, Route
 from folkmoot.trees.split import LEAST_GAIN, Rules, best_splits, gain_of, weight_of
 
 __all__ = ["Columns", "Growing", "GrowingTree", "advance", "begin", "complete", "finished"]
 
 Array = NDArray[Any]
-#: ``place`` of a split by a set of categories.
-BY_SET = -2
 _FREE = (-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))
 
 

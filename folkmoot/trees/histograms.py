@@ -18,9 +18,11 @@ from folkmoot.errors import ConfigError, SecureError
 from folkmoot.trees.compiled import compiled, still
 from folkmoot.trees.cuts import Cuts
 
-__all__ = ["Grid", "Route", "bin_rows", "build", "count", "leaves", "missing_code"]
+__all__ = ["BY_SET", "Grid", "Route", "bin_rows", "build", "count", "leaves", "missing_code"]
 
 Array = NDArray[Any]
+#: ``place`` of a split by a set of categories.
+BY_SET = -2
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,23 @@ class Route:
     #: Categories that go right, by node; one empty row where the tree has none.
     codes: NDArray[np.bool_]
 
+    def extends(self, other: Route) -> bool:
+        """Whether all splits of ``other`` are splits of this tree, too."""
+        inner = np.flatnonzero(other.left != -1)
+        if len(self.left) < len(other.left):
+            return False
+        pairs = (
+            (self.left, other.left),
+            (self.right, other.right),
+            (self.feature, other.feature),
+            (self.place, other.place),
+            (self.default_left, other.default_left),
+        )
+        if not all(np.array_equal(own[inner], their[inner]) for own, their in pairs):
+            return False
+        sets = inner[other.place[inner] == BY_SET]
+        return not sets.size or np.array_equal(self.codes[sets], other.codes[sets])
+
 
 def missing_code(cuts: Cuts) -> int:
     """Bin code of a missing value: one above all bins of any feature."""
@@ -119,9 +138,26 @@ def bin_rows(rows: Array, cuts: Cuts) -> Array:
     return out
 
 
-def leaves(bins: Array, missing: int, route: Route) -> NDArray[np.int32]:
-    """Node that every row has come to; O(n · depth)."""
-    out = np.empty(len(bins), np.int32)
+def leaves(
+    bins: Array, missing: int, route: Route, known: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]:
+    """Node that every row has come to; O(n · depth), or O(n) per level from ``known`` on.
+
+    Parameters
+    ----------
+    bins : ndarray, shape (n, d)
+        From :func:`bin_rows`.
+    missing : int
+        Their code of missing values.
+    route : Route
+    known : ndarray of int32, shape (n,), optional
+        What this function gave for a tree that ``route`` goes on from (:meth:`Route.extends`).
+
+    Returns
+    -------
+    ndarray of int32, shape (n,)
+    """
+    out = np.zeros(len(bins), np.int32) if known is None else known.copy()
     left, right, feature = still(route.left), still(route.right), still(route.feature)
     ways = (still(route.place), still(route.default_left), still(route.codes))
     _walk(still(bins), missing, left, right, feature, *ways, out)
@@ -170,6 +206,10 @@ def count(bins: Array, cuts: Cuts, weights: NDArray[np.int64] | None) -> NDArray
     return out
 
 
+#: Places in arrays are told as unsigned: a sign would be looked at each time, at half the speed.
+_U = np.uint64
+
+
 @compiled
 def _bin(
     rows: Array, values: Array, first: Array, categorical: Array, missing: int, out: Array
@@ -200,17 +240,17 @@ def _walk(
     default_left: Array, codes: Array, out: Array,
 ) -> None:  # fmt: skip
     sets = codes.shape[0] > 1
-    for i in range(bins.shape[0]):
-        at = 0
+    for i in range(_U(bins.shape[0])):
+        at = _U(out[i])
         while left[at] != -1:
-            b = np.int64(bins[i, feature[at]])
+            b = np.int64(bins[i, _U(feature[at])])
             if b == missing:
                 goes_left = default_left[at]
-            elif sets and place[at] == -2:
+            elif sets and place[at] == BY_SET:
                 goes_left = not codes[at, b]
             else:
                 goes_left = b <= place[at]
-            at = left[at] if goes_left else right[at]
+            at = _U(left[at]) if goes_left else _U(right[at])
         out[i] = at
 
 
@@ -237,18 +277,20 @@ def _sum(
     bins: Array, first: Array, missing: int, rows: Array, starts: Array, gradient: Array,
     hessian: Array, out: Array,
 ) -> None:  # fmt: skip
-    d = bins.shape[1]
+    d, none = _U(bins.shape[1]), _U(missing)
     for s in range(out.shape[0]):
+        own = out[s].reshape(-1)
         for r in range(starts[s], starts[s + 1]):
-            i = rows[r]
+            i = _U(rows[r])
             g, h = gradient[i], hessian[i]
             if h == 0 and g == 0:
                 continue  # not sampled
             for j in range(d):
-                b = np.int64(bins[i, j])
-                if b != missing:
-                    out[s, first[j] + b, 0] += g
-                    out[s, first[j] + b, 1] += h
+                b = _U(bins[i, j])
+                if b != none:
+                    at = (_U(first[j]) + b) << _U(1)
+                    own[at] += g
+                    own[at + _U(1)] += h
 
 
 @compiled
