@@ -29,7 +29,7 @@ from benchmarks.report import row
 from site_tasks.anonymise.coded import Coded, Column, Recoding
 from site_tasks.anonymise.local import recode
 from site_tasks.anonymise.models import DistinctLDiversity, KAnonymity, TCloseness
-from site_tasks.anonymise.verify import verify_recoding
+from site_tasks.anonymise.verify_recoding import verify_recoding
 
 MUST = {5: 3.25, 10: 5.8, 50: 15.6}
 TRY = {5: 3.0, 10: 5.5, 50: 14.2}

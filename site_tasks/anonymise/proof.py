@@ -15,7 +15,8 @@ from site_tasks.anonymise.chosen import chosen_models, secret_of
 from site_tasks.anonymise.generalise import published
 from site_tasks.anonymise.job import Job
 from site_tasks.anonymise.population import population_chunks, read_population
-from site_tasks.anonymise.verify import Checker, people_cells
+from site_tasks.anonymise.verify import Checker
+from site_tasks.anonymise.verify_recoding import people_cells
 from site_tasks.table import chunks
 
 __all__ = ["prove"]

@@ -37,7 +37,7 @@ from site_tasks.anonymise.series import (
     settle,
 )
 from site_tasks.anonymise.spelling import Spelling, arrays_of, fields, flat
-from site_tasks.anonymise.verify import verify_recoding
+from site_tasks.anonymise.verify_recoding import verify_recoding
 from site_tasks.table import row_count, write_table
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from site_tasks.anonymise.identifiers import identified_chunks
 from site_tasks.anonymise.job import Job, Report, within_limit
 from site_tasks.anonymise.models import Model
 from site_tasks.anonymise.spelling import Spelling, fields
-from site_tasks.anonymise.verify import RecodingChecker
+from site_tasks.anonymise.verify_recoding import RecodingChecker
 from site_tasks.table import row_count, write_table
 
 if TYPE_CHECKING:

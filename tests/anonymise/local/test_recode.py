@@ -25,7 +25,7 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
-from site_tasks.anonymise.verify import verify_recoding
+from site_tasks.anonymise.verify_recoding import verify_recoding
 
 METHODS = ["mondrian", "relaxed", "microaggregation"]
 MODELS = st.sampled_from(

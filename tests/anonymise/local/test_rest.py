@@ -30,7 +30,7 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
-from site_tasks.anonymise.verify import verify_recoding
+from site_tasks.anonymise.verify_recoding import verify_recoding
 
 LEVELS = ((0, 0, 1, 1, 2), (0, 0, 0, 0, 1), (0, 0, 0, 0, 0))
 

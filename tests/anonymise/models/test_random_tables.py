@@ -23,7 +23,8 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
-from site_tasks.anonymise.verify import Checker, verify_recoding
+from site_tasks.anonymise.verify import Checker
+from site_tasks.anonymise.verify_recoding import verify_recoding
 
 EXAMPLES = int(os.environ.get("FOLKMOOT_EXAMPLES", "150"))
 #: Tables are drawn from a seed: shapes are what matters, and hypothesis' own arrays are slow.

@@ -18,7 +18,8 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
-from site_tasks.anonymise.verify import Checker, verify_frame, verify_recoding
+from site_tasks.anonymise.verify import Checker, verify_frame
+from site_tasks.anonymise.verify_recoding import verify_recoding
 
 #: Two classes of three rows; the second holds one disease only.
 FRAME = pd.DataFrame(
