@@ -29,8 +29,8 @@ from folkmoot.params import Privacy
 from folkmoot.privacy.events import Event, Exact, PureDP
 from folkmoot.privacy.noise import Entropy, discrete_gaussian
 from folkmoot.privacy.noise.grid import step_below
+from folkmoot.privacy.planned import Release
 from folkmoot.privacy.release import charge
-from folkmoot.privacy.training import Release
 from folkmoot.updates import (
     PRIVATISED_DOOR,
     LinearUpdate,

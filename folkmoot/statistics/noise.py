@@ -14,8 +14,8 @@ from folkmoot.errors import PrivacyError
 from folkmoot.params import Params
 from folkmoot.privacy.calibrate import gaussian_multiplier
 from folkmoot.privacy.events import DiscreteLaplace, Event
+from folkmoot.privacy.planned import Release
 from folkmoot.privacy.shares import Shares
-from folkmoot.privacy.training import Release
 from folkmoot.statistics.questions import Part, parts_of
 
 __all__ = ["charges", "overlap_event", "planned", "releases", "share_of", "total_deviation"]

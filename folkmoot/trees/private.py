@@ -25,7 +25,7 @@ from folkmoot.features import feature_space
 from folkmoot.params import Params
 from folkmoot.privacy.accountant import gaussian_epsilon
 from folkmoot.privacy.calibrate import gaussian_multiplier
-from folkmoot.privacy.training import (
+from folkmoot.privacy.planned import (
     COUNT_EXPONENT,
     EVALUATION_SHARE,
     Release,

@@ -24,8 +24,8 @@ from folkmoot.params import Privacy, parse_params
 from folkmoot.privacy.accountant import epsilon
 from folkmoot.privacy.calibrate import noise_multiplier
 from folkmoot.privacy.noise import Entropy
+from folkmoot.privacy.planned import FACTOR_EXPONENT, ROW_EXPONENT, Release
 from folkmoot.privacy.shares import Shares
-from folkmoot.privacy.training import FACTOR_EXPONENT, ROW_EXPONENT, Release
 from site_tasks.private.records import Records, gradient_sum, integer_rows
 from site_tasks.privatise import ClippedSum, privatise
 

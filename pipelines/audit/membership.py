@@ -22,8 +22,8 @@ from folkmoot.privacy.accountant import epsilon
 from folkmoot.privacy.calibrate import noise_multiplier
 from folkmoot.privacy.events import Event
 from folkmoot.privacy.noise import Entropy
+from folkmoot.privacy.planned import FACTOR_EXPONENT, ROW_EXPONENT, Release
 from folkmoot.privacy.shares import Shares
-from folkmoot.privacy.training import FACTOR_EXPONENT, ROW_EXPONENT, Release
 from pipelines.audit.bounds import Bound, from_one_run
 from pipelines.audit.canaries import Rows, privacy_of
 from site_tasks.private.records import Records, gradient_sum, integer_rows

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from folkmoot.plan import RunContext
 from folkmoot.privacy.noise import Entropy, discrete_gaussian
-from folkmoot.privacy.training import Release
+from folkmoot.privacy.planned import Release
 
 __all__ = ["central_noise"]
 

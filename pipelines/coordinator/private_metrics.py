@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from folkmoot.contract import Contract
 from folkmoot.privacy.held_out import BINS, shape_of
-from folkmoot.privacy.training import COUNT_EXPONENT
+from folkmoot.privacy.planned import COUNT_EXPONENT
 from folkmoot.updates import Part, Statistics
 
 __all__ = ["noised_fits", "noised_metrics"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
 from folkmoot.privacy.held_out import BINS, shape_of
-from folkmoot.privacy.training import COUNT_EXPONENT
+from folkmoot.privacy.planned import COUNT_EXPONENT
 from folkmoot.wire import Artefact
 from site_tasks.home import SiteHome
 from site_tasks.linear_loss import predict

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.privacy.bins import Layout
-from folkmoot.privacy.training import COUNT_EXPONENT
+from folkmoot.privacy.planned import COUNT_EXPONENT
 from site_tasks.prepared import Prepared
 
 __all__ = ["histogram_sum"]

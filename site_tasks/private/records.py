@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from folkmoot.models.design import Design
 from folkmoot.plan import RunContext
-from folkmoot.privacy.training import FACTOR_EXPONENT, ROW_EXPONENT
+from folkmoot.privacy.planned import FACTOR_EXPONENT, ROW_EXPONENT
 from folkmoot.secure.grid import Grid
 from site_tasks.prepared import Prepared
 from site_tasks.scaled import CACHE_BYTES, CHUNK_BYTES, KEEP_BYTES

@@ -11,7 +11,9 @@ from folkmoot.models.design import Design
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.bins import Layout
-from folkmoot.privacy.training import Release, Schedule, charges, clip_of, row_norm, schedule
+from folkmoot.privacy.linear_schedule import row_norm
+from folkmoot.privacy.planned import Release, Schedule
+from folkmoot.privacy.training import charges, clip_of, schedule
 from folkmoot.wire import Artefact
 from site_tasks.evaluate import check_shape, load_model
 from site_tasks.home import SiteHome

@@ -20,7 +20,7 @@ from folkmoot.contract import Contract
 from folkmoot.features import feature_space
 from folkmoot.params import Anonymisation
 from folkmoot.plan import RunContext
-from folkmoot.privacy.training import COUNT_EXPONENT, Release
+from folkmoot.privacy.planned import COUNT_EXPONENT, Release
 from folkmoot.trees.additive import linear_rows
 from folkmoot.trees.private import CLIP, HESSIAN, LEAF_EXPONENT
 from folkmoot.trees.private_splits import Grid, RandomTree, draw_round

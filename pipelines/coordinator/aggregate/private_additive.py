@@ -20,7 +20,8 @@ from folkmoot.models.design import Design
 from folkmoot.models.tree_format import dump_trees
 from folkmoot.models.trees import outputs
 from folkmoot.plan import RunContext
-from folkmoot.privacy.training import Schedule, schedule
+from folkmoot.privacy.planned import Schedule
+from folkmoot.privacy.training import schedule
 from folkmoot.trees.additive import additive_trees, as_linear, columns_of, fitting
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact

@@ -21,7 +21,8 @@ from folkmoot.models.design import Design
 from folkmoot.models.linear import parameters
 from folkmoot.plan import RunContext
 from folkmoot.privacy.bins import Layout, edges_of, moments_of
-from folkmoot.privacy.training import Release, Schedule, clip_of, schedule
+from folkmoot.privacy.planned import Release, Schedule
+from folkmoot.privacy.training import clip_of, schedule
 from folkmoot.updates import ReleasedUpdate
 from folkmoot.wire import Artefact
 from pipelines.coordinator.aggregate import in_order

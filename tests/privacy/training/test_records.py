@@ -17,7 +17,7 @@ from folkmoot.contract import Contract
 from folkmoot.models.design import Design
 from folkmoot.params import Anonymisation
 from folkmoot.privacy.bins import Layout, edges_of, moments_of
-from folkmoot.privacy.training import COUNT_EXPONENT, FACTOR_EXPONENT, ROW_EXPONENT
+from folkmoot.privacy.planned import COUNT_EXPONENT, FACTOR_EXPONENT, ROW_EXPONENT
 from site_tasks.private.histograms import record_counts
 from site_tasks.private.records import Records, gradient_sum, gram_sum, integer_rows
 

@@ -156,7 +156,7 @@ def test_few_rows_are_trained_by_gradients_and_end_with_the_schedule(
 def test_an_adaptive_clip_follows_the_quantile(workspace_of: Callable[..., Path]) -> None:
     from folkmoot.models.design import Design
     from folkmoot.models.linear import parameters
-    from folkmoot.privacy.training import COUNTED, row_norm
+    from folkmoot.privacy.linear_schedule import COUNTED, row_norm
     from pipelines.hosts.execute import open_context, store_of
     from site_tasks.home import SiteHome
     from site_tasks.prepared import load_prepared
