@@ -1,14 +1,20 @@
-"""Killed at any line of the release path and started again: the same bytes, charged once."""
+"""Killed at any line of the release path and started again: the same bytes, charged once.
+
+What a killed process leaves is what lies on the disk.  A first release, which ends well, notes it line
+by line; others are killed at the first and the last line of every stretch that leaves the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,8 +59,8 @@ def fresh(site: Site, root: Path) -> Site:
     return replace(site, home=SiteHome(target), workspace=workspace, store=store, made=0)
 
 
-def killed(site: Site, overrides: tuple[str, ...], line: int) -> bool:
-    """Release in a child that dies before its ``line``-th line; False where it finished first."""
+def traced(site: Site, overrides: tuple[str, ...], at: Callable[[int], None]) -> bool:
+    """Release in a child that does ``at(n)`` before its n-th line; False where that let it finish."""
     child = os.fork()
     if child == 0:
         seen, visits = 0, Counter[tuple[str, int]]()
@@ -66,9 +72,9 @@ def killed(site: Site, overrides: tuple[str, ...], line: int) -> bool:
             if event == "line":
                 place = frame.f_code.co_filename, frame.f_lineno
                 visits[place] += 1
-                seen += visits[place] <= VISITS
-                if seen == line and visits[place] <= VISITS:
-                    os._exit(DIED)
+                if visits[place] <= VISITS:
+                    seen += 1
+                    at(seen)
             return trace
 
         try:
@@ -81,6 +87,39 @@ def killed(site: Site, overrides: tuple[str, ...], line: int) -> bool:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, DIED)
     return status == DIED
+
+
+def killed(site: Site, overrides: tuple[str, ...], line: int) -> bool:
+    """Release in a child that dies before its ``line``-th line; False where it finished first."""
+
+    def die(seen: int) -> None:
+        if seen == line:
+            os._exit(DIED)
+
+    return traced(site, overrides, die)
+
+
+def on_disk(folder: Path) -> str:
+    """Digest of all that lies below a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        found.update(b"%b %d " % (str(path.relative_to(folder)).encode(), len(content)) + content)
+    return found.hexdigest()
+
+
+def lines(site: Site, overrides: tuple[str, ...], note: Path) -> tuple[list[int], int]:
+    """Lines to be killed at, the first and the last of each state of the disk; how many there are."""
+    with note.open("w") as file:
+
+        def look(seen: int) -> None:
+            file.write(f"{on_disk(site.workspace)}\n")
+            file.flush()
+
+        assert not traced(site, overrides, look)
+    states = note.read_text().splitlines()
+    ends = [n for n, (a, b) in enumerate(pairwise(states), start=1) if a != b]
+    return sorted({1, *ends, *(n + 1 for n in ends), len(states), len(states) + 1}), len(states)
 
 
 @pytest.fixture
@@ -102,8 +141,8 @@ def stored(site: Site) -> list[bytes]:
 def test_kill_at_every_line(site: Site, folder: Path, overrides: tuple[str, ...]) -> None:
     reference = fresh(site, folder / "reference").release(site.context(*overrides))
     outcomes: dict[int, int] = {}
-    line = 1
-    while True:
+    chosen, passed = lines(fresh(site, folder / "watched"), overrides, folder / "states")
+    for line in chosen:
         trial = fresh(site, folder / str(line))
         died = killed(trial, overrides, line)
         persisted = stored(trial)
@@ -136,10 +175,9 @@ def test_kill_at_every_line(site: Site, folder: Path, overrides: tuple[str, ...]
         ledger.close()
         outcomes[len(reserves)] = outcomes.get(len(reserves), 0) + 1
         shutil.rmtree(folder / str(line))
-        if not died:
-            break
-        line += 1 if overrides else 3  # without noise there is less to lose
+        assert died == (line <= passed), f"line {line} of {passed}"
     # Every kind of death was met: before and after the reservation, before and after persisting.
-    assert line > 100
+    assert passed > 100
+    assert len(chosen) > 20
     if overrides:
         assert set(outcomes) == {1, 2}
