@@ -13,7 +13,7 @@ from folkmoot.identity.orders import signature_key
 from folkmoot.plan import RunContext, keys
 from folkmoot.wire import canonical_json, digest
 from pipelines.coordinator.open_round import load_json
-from pipelines.hosts.dvc_project import PLOTTED
+from pipelines.hosts.dvc_pipeline import PLOTTED
 from pipelines.hosts.walk import record
 
 __all__ = ["kept_run", "write_report"]
