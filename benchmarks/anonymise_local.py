@@ -26,9 +26,10 @@ import numpy as np
 
 from benchmarks import adult_rows
 from benchmarks.report import row
-from site_tasks.anonymise.coded import Coded, Column, Recoding
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.local import recode
 from site_tasks.anonymise.models import DistinctLDiversity, KAnonymity, TCloseness
+from site_tasks.anonymise.recoding import Recoding
 from site_tasks.anonymise.verify_recoding import verify_recoding
 
 MUST = {5: 3.25, 10: 5.8, 50: 15.6}

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from folkmoot.conversion import converted, converted_contract
 from folkmoot.features import encode_label
 from site_tasks.anonymise.chosen import chosen_models, secret_of
-from site_tasks.anonymise.coded import Cells, Coded, Column, Ranges, Recoding, Sets
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.columns import quasi_identifiers
 from site_tasks.anonymise.identifiers import converted_chunks
 from site_tasks.anonymise.job import Job
 from site_tasks.anonymise.people import people_behind, people_like
 from site_tasks.anonymise.population import read_population
+from site_tasks.anonymise.recoding import Cells, Ranges, Recoding, Sets
 from site_tasks.anonymise.secret import Secret
 from site_tasks.table import row_count
 

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from folkmoot.errors import DataError
 from site_tasks.anonymise.account import coded_columns, coded_pieces, taken, write_report
 from site_tasks.anonymise.chosen import secret_of
-from site_tasks.anonymise.coded import Coded, Recoding
+from site_tasks.anonymise.coded import Coded
 from site_tasks.anonymise.full_domain import recode
 from site_tasks.anonymise.generalise import described, fields_of, published, stability
 from site_tasks.anonymise.identifiers import identified_chunks
 from site_tasks.anonymise.job import Job, Report, too_few, within_limit
 from site_tasks.anonymise.models import KAnonymity, Model, check, settled
 from site_tasks.anonymise.models.marginal import by_column
+from site_tasks.anonymise.recoding import Recoding
 from site_tasks.anonymise.streamed import Sample, lone
 from site_tasks.anonymise.verify import Checker
 from site_tasks.table import ROW, row_count, write_table

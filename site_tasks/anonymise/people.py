@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from site_tasks.anonymise.coded import Coded, Recoding
+from site_tasks.anonymise.coded import Coded
+from site_tasks.anonymise.recoding import Recoding
 
 __all__ = ["people_behind", "people_like"]
 

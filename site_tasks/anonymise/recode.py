@@ -18,13 +18,14 @@ from folkmoot.conversion import converted_contract
 from folkmoot.errors import ConfigError, DataError
 from site_tasks.anonymise.account import coded_table, keep_outcome, write_report
 from site_tasks.anonymise.chosen import chosen_models
-from site_tasks.anonymise.coded import Cells, Coded, Ranges, Recoding, Sets
+from site_tasks.anonymise.coded import Coded
 from site_tasks.anonymise.columns import quasi_identifiers
 from site_tasks.anonymise.identifiers import converted_chunks, identified_chunks, kept_columns
 from site_tasks.anonymise.job import Job, Report, too_few, within_limit
 from site_tasks.anonymise.models import DeltaPresence, Model
 from site_tasks.anonymise.people import people_behind
 from site_tasks.anonymise.population import read_population
+from site_tasks.anonymise.recoding import Cells, Ranges, Recoding, Sets
 from site_tasks.anonymise.series import (
     NEW,
     RETIRED,

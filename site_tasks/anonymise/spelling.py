@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.cells import interval_text, set_text
-from site_tasks.anonymise.coded import Cells, Column, Ranges, Recoding
+from site_tasks.anonymise.coded import Column
 from site_tasks.anonymise.identifiers import kept_fields
 from site_tasks.anonymise.job import Job
+from site_tasks.anonymise.recoding import Cells, Ranges, Recoding
 from site_tasks.table import ROW, schema_of
 
 if TYPE_CHECKING:

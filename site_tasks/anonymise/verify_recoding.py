@@ -16,7 +16,8 @@ from site_tasks.anonymise.verify import Checker, refuse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from site_tasks.anonymise.coded import Coded, Recoding
+    from site_tasks.anonymise.coded import Coded
+    from site_tasks.anonymise.recoding import Recoding
 
 __all__ = ["RecodingChecker", "people_cells", "verify_recoding"]
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from site_tasks.anonymise.coded import Cells, Coded, Codes, Column, Ranges, Recoding, Sets
+from site_tasks.anonymise.coded import Coded, Codes, Column
 from site_tasks.anonymise.full_domain.lattice import Lattice
 from site_tasks.anonymise.full_domain.tables import Table
 from site_tasks.anonymise.models import Model
+from site_tasks.anonymise.recoding import Cells, Ranges, Recoding, Sets
 
 __all__ = ["recode"]
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.coded import Coded, Recoding
+from site_tasks.anonymise.coded import Coded
+from site_tasks.anonymise.recoding import Recoding
 
 if TYPE_CHECKING:
     from site_tasks.anonymise.models import Model

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from site_tasks.anonymise.coded import Cells, Column, Ranges, Sets
+from site_tasks.anonymise.coded import Column
 from site_tasks.anonymise.local.compiled import compiled
+from site_tasks.anonymise.recoding import Cells, Ranges, Sets
 
 __all__ = ["cells_of", "equal_merged"]
 

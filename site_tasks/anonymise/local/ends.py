@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from folkmoot.errors import ConfigError
-from site_tasks.anonymise.coded import Coded, Column, Ranges, Recoding
+from site_tasks.anonymise.coded import Coded, Column
+from site_tasks.anonymise.recoding import Ranges, Recoding
 
 __all__ = ["Ends", "clip_ends", "open_ends"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.coded import Coded, Column, Recoding
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.local.cells import cells_of, equal_merged
 from site_tasks.anonymise.local.conditions import Conditions, conditions
 from site_tasks.anonymise.local.distinct import distinct
@@ -19,6 +19,7 @@ from site_tasks.anonymise.local.mondrian import SAMPLE, fill, partition
 from site_tasks.anonymise.local.relaxed import deal, relax
 from site_tasks.anonymise.local.trim import trim
 from site_tasks.anonymise.models import Model
+from site_tasks.anonymise.recoding import Recoding
 
 __all__ = ["METHODS", "classes_of", "prepare", "settled", "strict", "strict_of"]
 

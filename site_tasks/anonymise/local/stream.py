@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.coded import Coded, Column, Recoding
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.local.conditions import conditions
 from site_tasks.anonymise.local.distinct import LIMIT, find, grouped, pack, radices, unpack
 from site_tasks.anonymise.local.engine import settled, strict_of
 from site_tasks.anonymise.models import Model
+from site_tasks.anonymise.recoding import Recoding
 from site_tasks.anonymise.secret import Secret
 
 __all__ = ["Partition", "counted", "recode_stream", "streamable"]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import DataError
-from site_tasks.anonymise.coded import Cells, Coded, Ranges, Recoding, Sets
+from site_tasks.anonymise.coded import Coded
+from site_tasks.anonymise.recoding import Cells, Ranges, Recoding, Sets
 
 __all__ = ["suppress_cells"]
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from site_tasks.anonymise.risk.pairs import Pairs, packed, pairs, sizes
 
 if TYPE_CHECKING:
-    from site_tasks.anonymise.coded import Coded, Recoding
+    from site_tasks.anonymise.coded import Coded
+    from site_tasks.anonymise.recoding import Recoding
 
 __all__ = ["Figures", "Sensitive", "figures", "keys_of", "measure"]
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from site_tasks.anonymise.coded import Coded, Recoding
+    from site_tasks.anonymise.coded import Coded
+    from site_tasks.anonymise.recoding import Recoding
 
 __all__ = ["Loss", "loss"]
 

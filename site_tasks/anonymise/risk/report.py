@@ -24,8 +24,9 @@ from site_tasks.anonymise.risk.loss import loss
 from site_tasks.anonymise.risk.uniqueness import estimate
 
 if TYPE_CHECKING:
-    from site_tasks.anonymise.coded import Coded, Recoding
+    from site_tasks.anonymise.coded import Coded
     from site_tasks.anonymise.models import Model
+    from site_tasks.anonymise.recoding import Recoding
 
 __all__ = ["FORMAT", "assess", "every", "summary", "write"]
 

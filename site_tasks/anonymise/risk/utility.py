@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from site_tasks.anonymise.coded import Coded, Column, Recoding
+    from site_tasks.anonymise.coded import Coded, Column
+    from site_tasks.anonymise.recoding import Recoding
 
 __all__ = ["features", "utility"]
 

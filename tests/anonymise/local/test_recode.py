@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.coded import Coded, Column, Ranges, Recoding
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.local import recode
 from site_tasks.anonymise.models import (
     AlphaK,
@@ -25,6 +25,7 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
+from site_tasks.anonymise.recoding import Ranges, Recoding
 from site_tasks.anonymise.verify_recoding import verify_recoding
 
 METHODS = ["mondrian", "relaxed", "microaggregation"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folkmoot.errors import ConfigError, DataError
-from site_tasks.anonymise.coded import Coded, Column, Recoding, Sets
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.local import recode
 from site_tasks.anonymise.local.conditions import conditions, holds
 from site_tasks.anonymise.local.distinct import distinct
@@ -30,6 +30,7 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
+from site_tasks.anonymise.recoding import Recoding, Sets
 from site_tasks.anonymise.verify_recoding import verify_recoding
 
 LEVELS = ((0, 0, 1, 1, 2), (0, 0, 0, 0, 1), (0, 0, 0, 0, 0))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from folkmoot.errors import FolkmootError
 from site_tasks.anonymise import full_domain, local
-from site_tasks.anonymise.coded import Coded, Column, Recoding
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.models import (
     AlphaK,
     BetaLikeness,
@@ -23,6 +23,7 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
+from site_tasks.anonymise.recoding import Recoding
 from site_tasks.anonymise.verify import Checker
 from site_tasks.anonymise.verify_recoding import verify_recoding
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from folkmoot.errors import PrivacyError
-from site_tasks.anonymise.coded import Coded, Column, Ranges, Recoding
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.models import (
     AlphaK,
     BetaLikeness,
@@ -18,6 +18,7 @@ from site_tasks.anonymise.models import (
     RecursiveCLDiversity,
     TCloseness,
 )
+from site_tasks.anonymise.recoding import Ranges, Recoding
 from site_tasks.anonymise.verify import Checker, verify_frame
 from site_tasks.anonymise.verify_recoding import verify_recoding
 

@@ -17,11 +17,12 @@ import site_tasks.table
 from folkmoot.contract import Contract
 from folkmoot.errors import DataError, FolkmootError, PrivacyError
 from folkmoot.params import Anonymisation
-from site_tasks.anonymise.coded import Coded, Column, Recoding
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.identifiers import identified_chunks
 from site_tasks.anonymise.job import Job
 from site_tasks.anonymise.local.stream import Partition, streamable
 from site_tasks.anonymise.one_file import anonymise_file
+from site_tasks.anonymise.recoding import Recoding
 from site_tasks.anonymise.risk import report as risk
 from site_tasks.anonymise.table import anonymise_table
 

@@ -7,9 +7,10 @@ import stat
 import numpy as np
 import pytest
 
-from site_tasks.anonymise.coded import Coded, Column, Ranges, Recoding, Sets
+from site_tasks.anonymise.coded import Coded, Column
 from site_tasks.anonymise.local import recode
 from site_tasks.anonymise.models import DistinctLDiversity, KAnonymity
+from site_tasks.anonymise.recoding import Ranges, Recoding, Sets
 from site_tasks.anonymise.risk.attackers import risks
 from site_tasks.anonymise.risk.combinations import identifying
 from site_tasks.anonymise.risk.loss import loss
