@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.source import PACKAGES, ROOT, modules, source, tree
 
 BLOCK = """
 import sys
@@ -36,16 +38,17 @@ def python(code: str, absent: str = "none") -> str:
     return done.stdout
 
 
-def modules(package: str) -> list[str]:
-    paths = sorted((ROOT / package).rglob("*.py"))
+def names(package: str) -> list[str]:
+    """Names of a package's modules."""
     return [
-        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in paths
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in modules(package)
     ]
 
 
 def test_a_site_needs_nothing_of_the_coordinator() -> None:
     code = "import importlib\n" + "".join(
-        f"importlib.import_module({name!r})\n" for name in modules("site_tasks")
+        f"importlib.import_module({name!r})\n" for name in names("site_tasks")
     )
     python(code, "mlflow,airflow,pipelines.coordinator,matplotlib")
 
@@ -91,40 +94,42 @@ HEAVY = [
 ]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "folkmoot.cli.app",
-        "pipelines.plans",
-        "pipelines.hosts.embedded",
-        "pipelines.hosts.execute",
-        "pipelines.coordinator.close_round",
-        "pipelines.coordinator.close_run",
-        "pipelines.coordinator.aggregate.newton",
-        "pipelines.coordinator.aggregate.trees",
-        "site_tasks.train_linear",
-        "site_tasks.evaluate",
-        "site_tasks.release",
-        "site_tasks.prepare",
-    ],
-)
-def test_what_every_task_loads_is_light(module: str) -> None:
-    heavy = python(
-        f"import {module}\nprint(','.join(sorted(set({HEAVY!r}) & set(sys.modules))))"
-    ).strip()
-    assert heavy == ""
+LIGHT = [
+    "folkmoot.cli.app",
+    "pipelines.plans",
+    "pipelines.hosts.embedded",
+    "pipelines.hosts.execute",
+    "pipelines.coordinator.close_round",
+    "pipelines.coordinator.close_run",
+    "pipelines.coordinator.aggregate.newton",
+    "pipelines.coordinator.aggregate.trees",
+    "site_tasks.train_linear",
+    "site_tasks.evaluate",
+    "site_tasks.release",
+    "site_tasks.prepare",
+]
 
 
-@pytest.mark.parametrize("package", ["folkmoot", "site_tasks", "pipelines", "dags"])
+def test_what_every_task_loads_is_light() -> None:
+    """All in one interpreter: what together load nothing heavy load nothing heavy alone."""
+    code = f"""
+import importlib, json
+for name in {LIGHT!r}:
+    importlib.import_module(name)
+    print(json.dumps([name, sorted(set({HEAVY!r}) & set(sys.modules))]))
+"""
+    found = [json.loads(line) for line in python(code).splitlines()]
+    assert found == [[name, []] for name in LIGHT]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_says_what_it_is_and_keeps_its_promises(package: str) -> None:
     """A docstring per module; every name in ``__all__`` exists."""
-    import ast
-
-    for path in sorted((ROOT / package).rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert ast.get_docstring(tree), f"{path} has no docstring"
+    for path in modules(package):
+        module = tree(path)
+        assert ast.get_docstring(module), f"{path} has no docstring"
         defined: set[str] = set()
-        for node in tree.body:
+        for node in module.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 defined.add(node.name)
             elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -132,7 +137,7 @@ def test_every_module_says_what_it_is_and_keeps_its_promises(package: str) -> No
             else:
                 found = (n for n in ast.walk(node) if isinstance(n, ast.Name))
                 defined |= {n.id for n in found if isinstance(n.ctx, ast.Store)}
-        for node in tree.body:
+        for node in module.body:
             is_all = (
                 isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
             )
@@ -143,15 +148,10 @@ def test_every_module_says_what_it_is_and_keeps_its_promises(package: str) -> No
 UNSAFE = ("pickle", "joblib", "cloudpickle", "marshal", "shelve", "dill")
 
 
-@pytest.mark.parametrize("package", ["folkmoot", "site_tasks", "pipelines", "dags"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_is_unpickled(package: str) -> None:
-    import ast
-
-    for path in sorted((ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {n.split(".")[0] for n in names} & set(UNSAFE), path
+    for path in modules(package):
+        assert not {name.split(".")[0] for name, _ in source(path).imports} & set(UNSAFE), path
 
 
 def test_every_declared_error_is_raised_somewhere() -> None:
