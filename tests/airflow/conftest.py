@@ -1,4 +1,4 @@
-"""A real Airflow for the tests of this folder, started once."""
+"""A real Airflow for the tests of this folder, started once and ended with them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Federation:
         return state, {name: t["state"] for name, t in self.airflow.tasks(dag, run).items()}
 
 
-@pytest.fixture(scope="session")
+# Not for the session: an Airflow that nobody asks anything takes a fifth of a core from other tests.
+@pytest.fixture(scope="package")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     workspace = tmp_path_factory.mktemp("federation")
     params = parse_params(
