@@ -5,9 +5,10 @@ is imported once; API server, scheduler and dag-processor are forked from that p
 LocalExecutor's tasks from the scheduler, so that a task starts with everything it needs in memory.
 Where forking after imports is not safe (macOS) each service is started as its own command.
 
-A service that something killed (SIGKILL, the kernel for want of memory) is started again, a few times.
-The process ends when one of its services ends otherwise, on SIGTERM or SIGINT, or when its standard
-input closes: services never outlive the command that started them.
+A service that something killed (SIGKILL, the kernel for want of memory), or that ended by itself
+after it had come up (its database was away), is started again, a few times, once the database answers.
+The process ends when one of its services ends more often or does not come up at first, on SIGTERM or
+SIGINT, or when its standard input closes: services never outlive the command that started them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["COMMANDS", "MLFLOW", "OPTIONAL", "PRELOAD", "SITES", "bury", "main"]
+__all__ = [
+    "COMMANDS",
+    "MLFLOW",
+    "OPTIONAL",
+    "PRELOAD",
+    "SITES",
+    "await_database",
+    "bury",
+    "end_at_once",
+    "main",
+]
 
 #: The services, by name, with the arguments of the ``airflow`` command, slowest to start first.
 #: UI and tasks have an API server each, so that the two start side by side.
@@ -39,6 +50,10 @@ OPTIONAL = {"triggerer": ["triggerer", "--skip-serve-logs"]}
 
 #: A service is started again so many times within so many seconds.
 _AGAIN, _WHILE = 5, 600.0
+#: Seconds after the first start within which a service that ends by itself has not come up.
+_SETTLED = 30.0
+#: Seconds that a service which is started again waits for the database.
+_PATIENCE = 60.0
 #: The API server that sites reach, where there are some (``airflow_coordinator``).
 SITES = "sites-api-server"
 
@@ -98,7 +113,7 @@ def main() -> int:
         signal.signal(number, lambda received, frame: stop.append(received))
     # In a container of its own a service is started again from outside.
     again = forking and "--service" not in sys.argv
-    if again:
+    if forking:
         _adopt()
     ended = _watch(children, stop, logs, again)
     _end(children)
@@ -184,8 +199,13 @@ def _start(name: str, logs: Path, forking: bool, mode: str = "wb") -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.clear()
         os.environ.update(environment)
+        if mode == "ab":
+            from airflow.configuration import conf
+
+            await_database(conf.get_mandatory_value("database", "sql_alchemy_conn"), _PATIENCE)
         if name == "scheduler":
             _load(PRELOAD_STEPS)
+            end_at_once()
             if "--service" not in sys.argv:
                 bury()
         sys.argv = ["airflow", *arguments]
@@ -205,6 +225,33 @@ def _start(name: str, logs: Path, forking: bool, mode: str = "wb") -> int:
         os._exit(status)
 
 
+def await_database(url: str, patience: float) -> None:
+    """Wait until a database answers.
+
+    Parameters
+    ----------
+    url : str
+        As SQLAlchemy takes it.
+    patience : float
+        Seconds after which it is left to the caller to find that it does not.
+
+    Raises
+    ------
+    ConfigError
+        Where it answers and refuses.
+    """
+    from folkmoot.errors import TransientError
+    from pipelines.hosts.database import check_database
+
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        try:
+            check_database(url, "database")
+            break
+        except TransientError:
+            time.sleep(0.2)
+
+
 def bury() -> None:
     """Tell Airflow that no other scheduler lives, so that what the last one left is taken up at once.
 
@@ -218,6 +265,27 @@ def bury() -> None:
     living = (Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING)
     with create_session() as session:
         session.execute(update(Job).where(*living).values(state=JobState.FAILED))
+
+
+def end_at_once() -> None:
+    """Let a scheduler whose loop failed, for want of its database, end without waiting for its tasks.
+
+    One of them follows the whole run, which waits for a scheduler.  They are ended and tried anew.
+    """
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    loop = SchedulerJobRunner._run_scheduler_loop
+
+    def run(self: SchedulerJobRunner) -> None:
+        try:
+            loop(self)
+        except Exception:
+            self.log.exception("The scheduler's loop failed")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    SchedulerJobRunner._run_scheduler_loop = run
 
 
 def _start_mlflow(logs: Path) -> int:
@@ -235,8 +303,8 @@ def _start_mlflow(logs: Path) -> int:
 
 
 def _watch(children: dict[int, str], stop: list[int], logs: Path, restart: bool) -> str | None:
-    """Wait; returns the name of a service that ended unasked, or None."""
-    killed: list[float] = []
+    """Wait; returns the name of a service that ended unasked and is not started again, or None."""
+    began, ended = time.monotonic(), dict[str, list[float]]()
     # A service of its own (--service) has nobody at its standard input.
     watched, again = [] if "--service" in sys.argv else [sys.stdin], 0.0
     while not stop:
@@ -252,10 +320,11 @@ def _watch(children: dict[int, str], stop: list[int], logs: Path, restart: bool)
             again = time.monotonic() + 5.0
         elif pid in children:
             name, now = children.pop(pid), time.monotonic()
-            killed = [moment for moment in killed if now - moment < _WHILE]
-            if not restart or not os.WIFSIGNALED(status) or len(killed) >= _AGAIN:
+            lately = [moment for moment in ended.get(name, []) if now - moment < _WHILE]
+            came_up = os.WIFSIGNALED(status) or now - began > _SETTLED
+            if not restart or not came_up or len(lately) >= _AGAIN:
                 return name
-            killed.append(now)
+            ended[name] = [*lately, now]
             _sweep(children)
             children[_start(name, logs, True, "ab")] = name
     return None
