@@ -25,6 +25,28 @@ def real_data(folder: str) -> Path:
     pytest.skip(f"{folder} data is absent: set FOLKMOOT_DATA to a folder that has it")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests come first at every worker: none begins when the others are done.
+
+    xdist's workers get a stretch of the tests each, and take from each other's ends later.  The slow
+    modules of a folder, which share what is made once, stay together.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers == 1:
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    folders = list(dict.fromkeys(item.path.parent for item in items if item.path in slow))
+    rest = [item for item in items if item.path not in slow]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        for folder in folders[worker::workers]:
+            ordered += [i for i in items if i.path in slow and i.path.parent == folder]
+        share = len(items) * (worker + 1) // workers - len(ordered)
+        ordered += [rest.pop(0) for _ in range(min(share, len(rest)))]
+    items[:] = ordered
+
+
 @pytest.fixture(scope="session")
 def prototype(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Make a workspace of sites once per set of params; later calls find it."""
