@@ -17,34 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-import folkmoot
 from folkmoot.errors import ConfigError, FolkmootError, TransientError
 from folkmoot.params import Params
 from pipelines.coordinator.mlflow_server import MlflowServer
 from pipelines.guard.certificates import ensure_certificate
 from pipelines.guard.join import Invitations
-from pipelines.guard.settings import EDGE, GuardSettings
+from pipelines.guard.settings import GuardSettings
 from pipelines.guard.sites import Sites
+from pipelines.hosts.airflow_coordinator_settings import (
+    EXECUTOR,
+    airflow_sections,
+    guard_settings,
+)
 from pipelines.hosts.airflow_launch import COMMANDS, MLFLOW, OPTIONAL, SITES
 from pipelines.hosts.airflow_run import environment
-from pipelines.hosts.airflow_services import PROJECT, Services
+from pipelines.hosts.airflow_services import Services
 from pipelines.hosts.database import check_database
 from pipelines.hosts.server_settings import ServerSettings
 
-__all__ = ["EXECUTOR", "Coordinator", "ServerSettings", "oldest_worker"]
-
-EXECUTOR = "airflow.providers.edge3.executors.EdgeExecutor"
-
-
-def oldest_worker(package: str) -> str:
-    """The oldest version that works together with the installed one (``folkmoot.versions``)."""
-    from importlib.metadata import version
-
-    major, minor = version(package).split(".")[:2]
-    return f"{major}.{max(int(minor) - 1, 0)}.0"
+__all__ = ["Coordinator", "ServerSettings"]
 
 
 @dataclass(frozen=True)
@@ -302,84 +293,7 @@ class Coordinator(Services):
             )
 
     def _guard_settings(self) -> GuardSettings:
-        from importlib.metadata import version
-
-        federation = self.params.federation
-        return GuardSettings(
-            str(self.folder),
-            federation.exchange or str(self.workspace / "exchange"),
-            dict(federation.exchange_options),
-            {
-                "federation": federation.name,
-                "sites": list(federation.members),
-                "folkmoot": folkmoot.__version__,
-                "airflow": version("apache-airflow-core"),
-                "edge": version("apache-airflow-providers-edge3"),
-            },
-            self.settings.requests_per_second,
-            self.settings.burst,
-            self.settings.largest_artefact,
-            self._direct(),
-            self.settings.metrics_listen,
-            self.settings.metrics_port,
-        )
-
-    def _direct(self) -> int | None:
-        """``direct_above``, where the store is one that sites can read by themselves."""
-        above, store = self.settings.direct_above, self.params.federation.exchange or ""
-        if above is not None and not store.startswith("s3://"):
-            raise ConfigError(
-                "config.invalid",
-                "direct_above: the exchange store is not on S3.",
-                "Set federation.exchange to s3://bucket/prefix, or remove direct_above.",
-            )
-        return above
+        return guard_settings(self.params, self.settings, self.workspace, self.folder)
 
     def _settings(self) -> dict[str, dict[str, str]]:
-        settings = super()._settings()
-        key = self.folder / "tasks.pem"
-        if not key.exists():
-            _private_pem(key)
-        settings["core"] |= {
-            "executor": f"LocalExecutor,{EXECUTOR}",
-            "plugins_folder": str(PROJECT / "plugins"),
-        }
-        # Tokens of tasks and users are signed with a key that no site ever holds.
-        settings["api_auth"] = {"jwt_private_key_path": str(key), "jwt_algorithm": "EdDSA"}
-        settings["edge"] = {
-            **EDGE,
-            "trusted_jwks_url": str(self.folder / "jwks.json"),
-            # A site is upgraded after the coordinator: Airflow serves older workers.
-            "minimum_acceptable_core_version_for_workers": oldest_worker("apache-airflow-core"),
-            "minimum_acceptable_edge_version_for_workers": oldest_worker(
-                "apache-airflow-providers-edge3"
-            ),
-        }
-        deadline = self.params.federation.deadline_seconds
-        settings["scheduler"] |= {
-            "task_instance_heartbeat_timeout": str(self.settings.heartbeat_seconds),
-            # A site that is away: its task waits as long as the round, then counts as failed.
-            # Its token is good for as long.
-            "task_queued_timeout": str(deadline),
-            "task_queued_timeout_check_interval": str(max(1, min(120, deadline // 10))),
-            "num_stuck_in_queued_retries": "0",
-        }
-        settings["api"]["host"] = self.settings.ui_listen
-        if self.settings.telemetry():
-            settings["metrics"] = self.settings.telemetry()
-        if self.settings.task_url is not None:
-            url = self.settings.task_url.rstrip("/")
-            settings["core"]["execution_api_server_url"] = f"{url}/execution/"
-        database = self.settings.database_url("database")
-        if database is not None:
-            settings["database"]["sql_alchemy_conn"] = database
-        return settings
-
-
-def _private_pem(path: Path) -> None:
-    made = Ed25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(made)
+        return airflow_sections(super()._settings(), self.params, self.settings, self.folder)

@@ -19,7 +19,7 @@ import yaml
 
 from folkmoot.sections import parse
 from pipelines.guard.settings import EDGE
-from pipelines.hosts.airflow_coordinator import oldest_worker
+from pipelines.hosts.airflow_coordinator_settings import oldest_worker
 from pipelines.hosts.airflow_launch import COMMANDS, MLFLOW, OPTIONAL, SITES
 from pipelines.hosts.airflow_services import Services
 from pipelines.hosts.server_settings import ServerSettings
