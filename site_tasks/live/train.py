@@ -8,31 +8,21 @@ them without training again.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from folkmoot.errors import (
-    ConfigError,
-    FolkmootError,
-    PrivacyError,
-    ProtocolError,
-    RoundError,
-    TransientError,
-)
+from folkmoot.errors import FolkmootError, PrivacyError, ProtocolError, RoundError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.live.certificates import checked, issue, write
 from folkmoot.live.messages import MOST_ATTEMPTS, Place
-from folkmoot.live.process import LACKING, Child
+from folkmoot.live.process import Child
 from folkmoot.models.tree_format import TreeSpace, dump_trees, parse_trees, strip
 from folkmoot.models.trees import outputs
 from folkmoot.plan import RunContext, Step, keys
@@ -42,8 +32,10 @@ from site_tasks import permissions
 from site_tasks.evaluate import counts_of, due, load_model
 from site_tasks.home import SiteHome
 from site_tasks.live.job import job_of
+from site_tasks.live.kept import Kept
+from site_tasks.live.watch import follow, lost, near
 from site_tasks.margins import margins, threads
-from site_tasks.prepared import Prepared, load_prepared, read_json, write_json
+from site_tasks.prepared import Prepared, load_prepared
 from site_tasks.release import release
 
 __all__ = ["train"]
@@ -99,7 +91,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         make=make,
         fingerprint=prepared.fingerprint,
     )
-    session.forget()
+    session.kept.forget()
     return [ref]
 
 
@@ -120,7 +112,7 @@ class _Session:
         limit = time.monotonic() + self.context.params.federation.deadline_seconds
         while True:
             place, asked = self._next(limit)
-            have = self._have()
+            have = self.kept.have()
             if asked is None:
                 return have[1] if have else b""  # agreed upon before, and found again
             try:
@@ -133,9 +125,12 @@ class _Session:
                 return data
             self._seen = place.attempt + 1
 
-    def forget(self) -> None:
-        """The trees were released: the site's own copy is not needed any more."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+    @cached_property
+    def kept(self) -> Kept:
+        """What the site holds on disk of this session."""
+        run = f"{self.context.federation}--{self.context.run}"
+        name = f"{self.step.round:03d}-{self._place(0).binding}"
+        return Kept(self.home.work / "live" / run / name, self.prepared.digest)
 
     # Attempts -------------------------------------------------------------------------------
 
@@ -146,7 +141,7 @@ class _Session:
             asked = place.hear("open.json", self._tracker)
             over = None if asked is None else place.hear("over.json", self._tracker)
             if over is not None:
-                found = self._have()
+                found = self.kept.have()
                 if over["trees"] is not None and found and over["trees"] == found[0]:
                     return place, None
                 self._seen += 1
@@ -155,7 +150,7 @@ class _Session:
             else:
                 self._wait(limit, "The tracker opened no session")
             if self._seen >= MOST_ATTEMPTS:
-                raise self._lost(f"{MOST_ATTEMPTS} attempts at a session came to nothing")
+                raise lost(f"{MOST_ATTEMPTS} attempts at a session came to nothing", self.home.name)
 
     def _attempt(
         self, place: Place, asked: dict[str, Any], have: tuple[str, bytes] | None
@@ -167,7 +162,7 @@ class _Session:
         certificate, key = issue(name, tracker.address, seconds)
         hello = {"certificate": certificate, "have": None if have is None else have[0]}
         environment = {"no_grpc_proxy": tracker.address, "OMP_WAIT_POLICY": "passive"}
-        with self._private() as folder, Child(_WORKER, folder, environment) as child:
+        with self.kept.attempt() as folder, Child(_WORKER, folder, environment) as child:
             self._save_start(folder)  # long at a large site: before anybody waits for it
             limit = time.monotonic() + seconds
             try:
@@ -181,13 +176,13 @@ class _Session:
             own = checked(started["certificate"], "The tracker")
             files = write(folder, {"tracker": own, "own": certificate, "key": key})
             child.give(self._job(asked, started, files, folder))
-            over = self._watch(place, child, limit)
+            over = follow(child, place, self.home, self._tracker, limit)
             if over is not None:
                 return self._ended(over, None)
             saved = json.loads((folder / "booster.json").read_bytes())
         made = saved["learner"]["gradient_booster"]["model"]["trees"]
-        data = dump_trees([strip(tree) for tree in made])
-        self._keep(data)
+        data = self._checked(dump_trees([strip(tree) for tree in made]))
+        self.kept.keep(data)  # on disk before anybody hears of it
         place.tell(f"done-{name}", {"trees": digest(data)}, self.home.key())
         while (over := place.hear("over.json", self._tracker)) is None:
             self._wait(limit, "The tracker did not end the session")
@@ -195,57 +190,13 @@ class _Session:
 
     def _anew(self, place: Place, limit: float) -> bytes | None:
         """Leave an attempt that went on without this process, and wait until it is over for all."""
-        left = self._lost(f"Site {self.home.name} was started anew within a session")
+        name = self.home.name
+        left = lost(f"Site {name} was started anew within a session", name)
         with suppress(ProtocolError):  # said before as well
-            place.tell(f"failed-{self.home.name}", dict(left.crossing()), self.home.key())
+            place.tell(f"failed-{name}", dict(left.crossing()), self.home.key())
         while (over := place.hear("over.json", self._tracker)) is None:
             self._wait(limit, "The tracker did not end the session")
-        return self._ended(over, self._have())
-
-    def _watch(self, place: Place, child: Child, limit: float) -> dict[str, Any] | None:
-        """Follow the worker to its end; returns the tracker's word where the session ended before."""
-        tracker, name = self.context.params.model.trees.tracker, self.home.name
-        steps, beats, moved = -2, 0, time.monotonic()
-        beaten = 0.0
-        while True:
-            ended, heard = child.ended, child.said(self._interval)
-            now = time.monotonic()
-            if heard is None and ended:
-                self._log(child)
-                raise self._lost(f"The worker of site {name} ended in its session")
-            heard = heard or {}
-            if heard.get("done"):
-                return None
-            if "refused" in heard:
-                raise self._lost(
-                    f"Site {name} and the tracker did not come to a connection: one does not reach "
-                    f"the other, or does not accept its certificate ({heard['refused']})"
-                )
-            if "lacking" in heard:
-                raise ConfigError("config.installation", *LACKING, site=name)
-            if "diverged" in heard:
-                raise RoundError(
-                    "round.diverged",
-                    "Gradients of the incoming model leave the bounds that the contract gives.",
-                    "Lower model.trees.eta, or widen the label's bounds in the contract.",
-                    site=name,
-                )
-            if "step" in heard:
-                steps, moved = int(heard["step"]), now
-            if now - child.heard > tracker.quiet_seconds:
-                raise self._lost(f"The worker of site {name} went quiet")
-            if now - moved > tracker.step_seconds + tracker.quiet_seconds or now > limit:
-                raise self._lost(f"No boosting step ended in time at site {name}")
-            if now - beaten > tracker.quiet_seconds / 4:
-                beaten = now
-                with suppress(TransientError):  # the next one may get through
-                    place.tell(f"beat-{beats}-{name}", {"step": steps}, self.home.key())
-                    beats += 1
-                over = place.hear("over.json", self._tracker)
-                if over is not None:
-                    return over
-            elif self._near and (over := place.hear("over.json", self._tracker)) is not None:
-                return over
+        return self._ended(over, self.kept.have())
 
     def _ended(self, over: dict[str, Any], have: tuple[str, bytes] | None) -> bytes | None:
         """What the tracker's last word means for this site."""
@@ -253,7 +204,8 @@ class _Session:
             return have[1]
         if over.get("superseded"):
             return None
-        raise self._lost(str(over.get("message") or "The session ended without trees").rstrip("."))
+        what = str(over.get("message") or "The session ended without trees").rstrip(".")
+        raise lost(what, self.home.name)
 
     def _permitted(self, asked: dict[str, Any]) -> None:
         sites, name = list(asked["sites"]), self.home.name
@@ -307,43 +259,17 @@ class _Session:
             "out": str(folder / "booster.json"),
         }
 
-    # What is kept ---------------------------------------------------------------------------
-
-    @property
-    def _folder(self) -> Path:
-        run = f"{self.context.federation}--{self.context.run}"
-        return self.home.work / "live" / run / f"{self.step.round:03d}-{self._place(0).binding}"
+    # ----------------------------------------------------------------------------------------
 
     def _place(self, attempt: int) -> Place:
         return Place(self.context, self.step.round, self.model_digest, attempt)
 
-    def _keep(self, data: bytes) -> None:
-        """On disk before anybody hears of it; checked, as it went through foreign hands."""
+    def _checked(self, data: bytes) -> bytes:
+        """The session's trees, as they went through foreign hands."""
         space = TreeSpace.of(self.context.contract, self.context.params)
         count = self.context.params.model.trees.trees_per_round * outputs(self.model.meta)
         parse_trees(data, space, count=count, what="The session's result")
-        values = {"prepared": self.prepared.digest, "trees": data.decode("ascii")}
-        write_json(self._folder / "kept.json", values)
-
-    def _have(self) -> tuple[str, bytes] | None:
-        """Digest and bytes of trees that an earlier attempt left, of this model and these rows."""
-        values = read_json(self._folder / "kept.json") or {}
-        if values.get("prepared") != self.prepared.digest:
-            return None
-        data = str(values["trees"]).encode("ascii")
-        return digest(data), data
-
-    @contextmanager
-    def _private(self) -> Iterator[Path]:
-        """A folder for keys and margins that is gone with the attempt, or with the next one."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in self._folder.glob(".attempt-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=".attempt-")).absolute()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        return data
 
     # ----------------------------------------------------------------------------------------
 
@@ -359,33 +285,7 @@ class _Session:
             )
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(own))
 
-    @property
-    def _near(self) -> bool:
-        """Whether looking into the exchange store costs next to nothing."""
-        return self.context.store.path("a") is not None
-
-    @property
-    def _interval(self) -> float:
-        return 0.05 if self._near else 0.5
-
     def _wait(self, limit: float, what: str) -> None:
         if time.monotonic() > limit:
-            raise self._lost(f"{what} within federation.deadline_seconds")
-        time.sleep(self._interval if self._near else 1.0)
-
-    def _log(self, child: Child) -> None:
-        """The worker's last words, for the site's private log alone."""
-        words = child.last_words
-        if words:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            with suppress(OSError), os.fdopen(os.open(self.home.log, flags, 0o600), "w") as file:
-                file.write(f"{self.step.name}: the worker said\n{words}\n")
-
-    def _lost(self, what: str) -> TransientError:
-        return TransientError(
-            "transient.session",
-            f"{what}.",
-            "Mend what the message names and start the run again: it goes on behind the last round; "
-            "private/site.log of the site has more.",
-            site=self.home.name,
-        )
+            raise lost(f"{what} within federation.deadline_seconds", self.home.name)
+        time.sleep(0.05 if near(self.context.store) else 1.0)
