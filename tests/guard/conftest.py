@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from folkmoot.identity.tokens import site_token
 from pipelines.guard.asgi import Guard
 from pipelines.guard.request import Job, Task
 from pipelines.guard.sites import Member, Sites
+
+from .hostile import Hostile, beside
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it would rather have another HTTP library
@@ -116,3 +119,11 @@ def door(tmp_path: Path) -> Door:
     for name in ("site-a", "site-b"):
         sites.add(name, Member(public_text(keys[name])))
     return Door(sites, keys)
+
+
+# For the folder: a server's start costs seconds, and its modules leave it as they found it.
+@pytest.fixture(scope="package")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+    """A hostile site at a coordinator's API server."""
+    with beside(tmp_path_factory) as made:
+        yield made
