@@ -27,7 +27,17 @@ import site_tasks.release
 import site_tasks.seal
 from folkmoot.exchange import ExchangeStore
 from folkmoot.plan import keys
-from folkmoot.privacy.ledger import audit, book, ceilings, clock, entries, store, totals
+from folkmoot.privacy.ledger import (
+    audit,
+    book,
+    ceilings,
+    clock,
+    entries,
+    plans,
+    reader,
+    store,
+    totals,
+)
 from site_tasks.home import SiteHome
 from site_tasks.release import check_releases, open_ledger
 
@@ -37,7 +47,7 @@ TRACED = {
     module.__file__
     for module in (
         folkmoot.exchange,
-        *(audit, book, ceilings, clock, entries, store, totals),
+        *(audit, book, ceilings, clock, entries, plans, reader, store, totals),
         site_tasks.privatise,
         site_tasks.release,
         site_tasks.seal,

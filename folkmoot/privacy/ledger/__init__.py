@@ -8,7 +8,9 @@ It lies outside git and DVC, so that no checkout rewinds a spend.
 ``totals``      what was spent by lineage, federation, requester and day
 ``ceilings``    refusals before anything is drawn; forecasts
 ``clock``       entries never go back in time
-``book``        :class:`Ledger`: reserve, commit, abandon, spent, verify
+``plans``       whole plans, held against the terms before they begin
+``reader``      what it says: spent, forecast, entries, verify
+``book``        :class:`Ledger`: reserve, commit, abandon
 ``audit``       the check of a whole ledger
 ``anchor``      the last entry, countersigned by the coordinator
 ==============  ===================================================================

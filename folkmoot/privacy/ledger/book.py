@@ -1,4 +1,4 @@
-"""The ledger itself: reserve, commit, abandon; what was spent; whether it holds.
+"""The ledger itself: reserve, commit, abandon; what it says is in ``reader``.
 
 A release with a cost has two entries, ``reserve`` before any noise is drawn and ``commit`` once its
 bytes are safe; what is reserved counts as spent, whatever happens next.  An attempt that came to
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from folkmoot.errors import PrivacyError
 from folkmoot.identity import public_text
-from folkmoot.privacy.accountant import count, epsilon
+from folkmoot.privacy.accountant import count
 from folkmoot.privacy.events import Event
-from folkmoot.privacy.ledger import audit, ceilings, clock, entries
+from folkmoot.privacy.ledger import ceilings, clock, entries
 from folkmoot.privacy.ledger import totals as running
-from folkmoot.privacy.ledger.ceilings import Ceiling, Outlook, Terms
-from folkmoot.privacy.ledger.entries import GENESIS, Entry, Head, State, Subject
-from folkmoot.privacy.ledger.store import LAST, Store, Tail, broken
-from folkmoot.wire import canonical_json
+from folkmoot.privacy.ledger.ceilings import Terms
+from folkmoot.privacy.ledger.entries import GENESIS, Head, State, Subject
+from folkmoot.privacy.ledger.plans import hold
+from folkmoot.privacy.ledger.reader import OF_RELEASE, Reader, state_of
+from folkmoot.privacy.ledger.store import Store, Tail, broken
 
 __all__ = ["Ledger"]
 
 _INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_OF_RELEASE = "SELECT kind, attempt, content FROM entries WHERE release_id = ? ORDER BY seq"
 _FREE = Terms()
 
 
-class Ledger:
+class Ledger(Reader):
     """A site's ledger; safe under threads, forks and concurrent processes.
 
     Parameters
@@ -65,12 +65,12 @@ class Ledger:
         timeout: float = 30.0,
     ) -> None:
         self.path = Path(path)
-        self.site = site
         self._key = key
         self._public = None if key is None else public_text(key)
         self._newest: Head | None = None
         self._writing: Head | None = None
-        self._store = Store(self.path, site, timeout, first=self._first, opened=self._own)
+        store = Store(self.path, site, timeout, first=self._first, opened=self._own)
+        super().__init__(site, store)
         with self._store.reading():
             pass
 
@@ -80,11 +80,6 @@ class Ledger:
         return self._store.head_path
 
     # Before a release --------------------------------------------------------------------------
-
-    def find(self, release_id: str) -> State:
-        """State of a release; O(log entries)."""
-        with self._store.reading() as db:
-            return _state(db, release_id)
 
     def admit(self, subject: Subject, terms: Terms) -> State:
         """Whether a release may be begun at all, and what is known of it; writes nothing.
@@ -100,8 +95,8 @@ class Ledger:
             self._store.check_note(db, row)
             when, state = clock.now_after(row[2], self.site), row[3]
             if terms.exact or terms.planned:
-                self._hold(subject, terms, self._totals(db, state), db, when)
-            return _state(db, subject.release_id)
+                hold(db, self.site, subject, terms, self._totals(db, state), when)
+            return state_of(db, subject.release_id)
 
     def reserve(self, subject: Subject, charge: Sequence[Event], *, terms: Terms = _FREE) -> int:
         """Charge a release before anything is drawn; spent from here on, whatever happens.
@@ -120,10 +115,13 @@ class Ledger:
         with self._store.transaction() as tail:
             db, when = tail.db, clock.now_after(tail.time, self.site)
             totals = self._totals(db, tail.state)
-            self._hold(subject, terms, totals, db, when, note=True)
+            hold(db, self.site, subject, terms, totals, when, note=True)
             asked = count(charge)
-            self._refuse(terms.ceilings, totals, asked, subject, when, "release")
-            rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
+            day = running.day_of(when)
+            ceilings.refuse_over(
+                terms.ceilings, totals, asked, subject, day, site=self.site, what="release"
+            )
+            rows = db.execute(OF_RELEASE, (subject.release_id,)).fetchall()
             attempts: int = sum(kind == "reserve" for kind, _, _ in rows)
             if attempts and (rows[-1][0], rows[-1][1]) == ("reserve", attempts):
                 self._append(tail, "abandon", subject, attempts, (), {}, when)
@@ -154,14 +152,14 @@ class Ledger:
         """
         with self._store.transaction() as tail:
             db = tail.db
-            rows = db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
+            rows = db.execute(OF_RELEASE, (subject.release_id,)).fetchall()
             commits = [json.loads(content) for kind, _, content in rows if kind == "commit"]
             if not commits or commits[-1]["artefact"] != artefact:
                 when = clock.now_after(tail.time, self.site)
                 totals = None
                 if attempt == 0:  # else the reservation was held, and entered the version
                     totals = self._totals(db, tail.state)
-                    self._hold(subject, terms, totals, db, when, note=True)
+                    hold(db, self.site, subject, terms, totals, when, note=True)
                 more = {"artefact": artefact, "receipt": dict(receipt)}
                 self._append(tail, "commit", subject, attempt, (), more, when, totals)
             else:
@@ -186,55 +184,10 @@ class Ledger:
         Nothing happens where the attempt was committed or abandoned before.
         """
         with self._store.transaction() as tail:
-            rows = tail.db.execute(_OF_RELEASE, (subject.release_id,)).fetchall()
+            rows = tail.db.execute(OF_RELEASE, (subject.release_id,)).fetchall()
             if rows and (rows[-1][0], rows[-1][1]) == ("reserve", attempt):
                 when = clock.now_after(tail.time, self.site)
                 self._append(tail, "abandon", subject, attempt, (), {}, when)
-
-    # What it says ------------------------------------------------------------------------------
-
-    def spent(self, delta: float, lineage: str | None = None) -> tuple[float, str]:
-        """Epsilon of everything ever reserved, at ``delta``, and the accounting method.
-
-        ``lineage`` None takes the lineage that spent most: no person is in two of them.
-        """
-        with self._store.reading() as db:
-            totals = self._totals(db)
-        names = {key[1] for key in totals} if lineage is None else {lineage}
-        found = [epsilon(running.counts(totals, "lineage", n, [""]), delta) for n in sorted(names)]
-        return max(found, default=epsilon({}, delta), key=lambda pair: pair[0])
-
-    def lineages(self) -> dict[str, dict[Event, int]]:
-        """By lineage, the events that were charged; Gaussian ones folded into one."""
-        with self._store.reading() as db:
-            totals = self._totals(db)
-        names = sorted({key[1] for key in totals})
-        return {name: running.counts(totals, "lineage", name, [""]) for name in names}
-
-    def forecast(self, subject: Subject, terms: Terms) -> list[Outlook]:
-        """What ``terms.planned`` would cost under each of ``terms.ceilings``; writes nothing."""
-        with self._store.reading() as db:
-            totals = self._totals(db)
-            day = running.day_of(clock.now_after(self._last(db)[2], self.site))
-        planned = terms.planned
-        return [ceilings.outlook(c, totals, planned, subject, day) for c in terms.ceilings]
-
-    def entries(self) -> list[Entry]:
-        """All entries, oldest first."""
-        return list(self)
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Entries, oldest first, read as they are asked for."""
-        with self._store.reading() as db:
-            cursor = db.execute(audit.ALL)
-        for row in cursor:
-            yield Entry.of(row)
-
-    def head(self) -> tuple[int, str]:
-        """Number and chain value of the last entry."""
-        with self._store.reading() as db:
-            seq, chain, *_ = self._last(db)
-        return seq, chain
 
     def signed_head(self) -> Head:
         """The last entry as the site signed it: what the coordinator keeps of the ledger.
@@ -247,89 +200,9 @@ class Ledger:
             seq, chain, _, _, signature = self._last(db)
         return Head(seq, chain, signature)
 
-    def holds(self, seq: int, chain: str) -> bool:
-        """Whether the ledger has this entry; O(log entries)."""
-        with self._store.reading() as db:
-            row = db.execute("SELECT chain FROM entries WHERE seq = ?", (seq,)).fetchone()
-        return row is not None and row[0] == chain
-
-    def verify(self) -> int:
-        """Check every entry, digest, link, signature, total and guard, and the last; O(entries).
-
-        Returns
-        -------
-        int
-            Number of entries.
-
-        Raises
-        ------
-        PrivacyError
-            ``privacy.ledger``, naming the first entry that does not hold, or for an older copy,
-            which holds in itself but lacks the entry that was noted beside it as the last.
-        """
-        with self._store.reading() as db:
-            count = audit.verify(db, self.site)
-            self._store.check_note(db, self._last(db))
-            return count
-
     def close(self) -> None:
         """Close the file; the ledger opens it again when it is next used."""
         self._store.close()
-
-    # ------------------------------------------------------------------------------------------
-
-    def _hold(
-        self,
-        subject: Subject,
-        terms: Terms,
-        totals: running.Totals,
-        db: sqlite3.Connection,
-        when: str,
-        *,
-        note: bool = False,
-    ) -> None:
-        """Hold a release, and the plan it belongs to, against the site's terms."""
-        ceilings.refuse_differencing(terms, totals, subject, self.site)
-        if not terms.planned:
-            return
-        name = (subject.federation, subject.run, subject.lineage)
-        row = db.execute(
-            "SELECT planned FROM plans WHERE federation = ? AND run = ? AND lineage = ?", name
-        ).fetchone()
-        # A run may be prolonged: what is new of its plan has to fit.
-        before: dict[str, int] = {} if row is None else json.loads(row[0])
-        named = {canonical_json(e.to_dict()).decode(): (e, n) for e, n in terms.planned.items()}
-        more = {event: n - before.get(text, 0) for text, (event, n) in named.items()}
-        more = {event: n for event, n in more.items() if n > 0}
-        if more:
-            rounds = max(more.values())
-            what = f"plan of run {subject.run} ({rounds} charged release{'s' * (rounds > 1)})"
-            self._refuse(terms.ceilings, totals, more, subject, when, what)
-            if note:
-                planned = before | {
-                    text: max(n, before.get(text, 0)) for text, (_, n) in named.items()
-                }
-                text = canonical_json(planned).decode()
-                db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?, ?)", (*name, text))
-
-    def _refuse(
-        self,
-        limits: tuple[Ceiling, ...],
-        totals: running.Totals,
-        asked: Mapping[Event, int],
-        subject: Subject,
-        when: str,
-        what: str,
-    ) -> None:
-        day = running.day_of(when)
-        ceilings.refuse_over(limits, totals, asked, subject, day, site=self.site, what=what)
-
-    def _totals(self, db: sqlite3.Connection, state: str | None = None) -> running.Totals:
-        """The running totals, which must be those that the last entry was chained with."""
-        totals = running.read(db)
-        if running.state(totals) != (self._last(db)[3] if state is None else state):
-            raise broken(self.site, "was changed: its totals are not those of its last entry")
-        return totals
 
     def _append(
         self,
@@ -392,23 +265,9 @@ class Ledger:
         if self._public is not None and self._public != (_newest_key(db) or content.get("key")):
             raise broken(self.site, "was signed with another key than private/signing.key")
 
-    @staticmethod
-    def _last(db: sqlite3.Connection) -> tuple[int, str, str, str, str]:
-        row: tuple[int, str, str, str, str] = db.execute(LAST).fetchone()
-        return row
-
 
 def _newest_key(db: sqlite3.Connection) -> str | None:
     """Key of the last rotation, or None; O(1) by an index of its own."""
     query = "SELECT content FROM entries WHERE kind = 'rotate' ORDER BY seq DESC LIMIT 1"
     row = db.execute(query).fetchone()
     return None if row is None else json.loads(row[0]).get("key")
-
-
-def _state(db: sqlite3.Connection, release_id: str) -> State:
-    rows = db.execute(_OF_RELEASE, (release_id,)).fetchall()
-    artefact = None
-    for kind, _, content in rows:
-        if kind == "commit":
-            artefact = str(json.loads(content)["artefact"])
-    return State(sum(kind == "reserve" for kind, _, _ in rows), artefact)
