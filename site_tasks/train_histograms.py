@@ -9,10 +9,6 @@ so that a task may be repeated anywhere and at any time and releases the same nu
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,24 +21,22 @@ from folkmoot.plan import RunContext, Step, keys
 from folkmoot.trees import options
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import Artefact
+from site_tasks.binned import BLOCK, bins_of, checked, cuts_of, nodes_of
 from site_tasks.evaluate import counts_of, load_model
 from site_tasks.home import SiteHome
-from site_tasks.margins import margins
+from site_tasks.margins import Leaf, margins
 from site_tasks.prepared import Prepared, hold_rows_limit, load_prepared
 from site_tasks.release import release
 
 if TYPE_CHECKING:
-    from folkmoot.trees.cuts import Cuts
+    from folkmoot.models.tree_format import Tree
     from folkmoot.trees.grow import Growing
-    from folkmoot.trees.histograms import Route
 
 __all__ = ["train"]
 
 Array = NDArray[Any]
 #: Sample weights are counted in steps of 2^-20 where quantiles are sought.
 WEIGHT_STEPS = 2.0**20
-#: Rows that are put into bins at a time.
-_BLOCK = 65_536
 
 
 def train(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -129,10 +123,10 @@ def _counts(
     """Rows, or their weights, per public cell of every feature."""
     from folkmoot.trees.histograms import bin_rows, count
 
-    cuts, _ = _cuts(model, prepared, context)
+    cuts, _ = cuts_of(model, prepared, context)
     total = np.zeros(cuts.bins, np.int64)
     bound = options.bound_of_weights(context.contract)
-    for features, _, weights in prepared.blocks("train", _BLOCK):
+    for features, _, weights in prepared.blocks("train", BLOCK):
         steps = None
         if weights is not None:
             steps = np.rint(np.minimum(weights, bound) / bound * WEIGHT_STEPS).astype(np.int64)
@@ -145,13 +139,19 @@ def _sums(
 ) -> dict[str, Array]:
     """Histograms of the wanted nodes; totals of the roots."""
     from folkmoot.trees.histograms import build, missing_code
+    from folkmoot.trees.route import route_of
 
-    cuts, edges = _cuts(model, prepared, context)
+    cuts, edges = cuts_of(model, prepared, context)
     if len(growing.trees) != outputs(model.meta):
         raise _unfit("another number of trees that grow")
-    bins = _bins(cuts, edges, prepared, context, home)
-    gradient, hessian = _derivatives(growing.step, model, prepared, context, home)
-    missing = missing_code(cuts)
+    bins, missing = bins_of(cuts, edges, prepared, context, home), missing_code(cuts)
+
+    def leaf(k: int, tree: Tree) -> NDArray[np.int32] | None:
+        """Leaf of a finished tree that every row of the training part is in."""
+        route = route_of(tree, cuts, missing)
+        return None if route is None else nodes_of(k, route, bins, missing, context, home)
+
+    gradient, hessian = _derivatives(growing.step, model, prepared, context, home, leaf)
     sums = np.zeros((len(growing.wanted), cuts.bins, 2), np.int64)
     first = 0
     for k, tree in enumerate(growing.trees):
@@ -159,10 +159,10 @@ def _sums(
         if not wanted:
             continue
         try:
-            route = _checked(tree.route(missing), cuts)
+            route = checked(tree.route(missing), cuts)
         except (IndexError, ValueError):
             raise _unfit("trees that grow in a way that this side does not know") from None
-        nodes = _nodes(k, route, bins, missing, context, home)
+        nodes = nodes_of(k, route, bins, missing, context, home)
         own = sums[first : first + len(wanted)]
         build(bins, cuts.first, missing, nodes, wanted, gradient[k], hessian[k], own)
         first += len(wanted)
@@ -175,22 +175,13 @@ def _sums(
     return found
 
 
-def _nodes(
-    k: int, route: Route, bins: Array, missing: int, context: RunContext, home: SiteHome
-) -> NDArray[np.int32]:
-    """Node of every row, from where the level before had led it; kept for the next."""
-    from folkmoot.trees.histograms import leaves
-
-    name = ("nodes", home.name, k)
-    of, before, found = context.cache.get(name, (None, None, None))
-    known = found if of is bins and route.extends(before) else None
-    nodes = leaves(bins, missing, route, known)
-    context.cache[name] = (bins, route, nodes)
-    return nodes
-
-
 def _derivatives(
-    step: int, model: Artefact, prepared: Prepared, context: RunContext, home: SiteHome
+    step: int,
+    model: Artefact,
+    prepared: Prepared,
+    context: RunContext,
+    home: SiteHome,
+    leaf: Leaf,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Gradients and Hessians (K, n) on the grid, of the finished trees' margins; kept for the step."""
     from folkmoot.trees.objectives import derivatives, on_grid
@@ -201,7 +192,7 @@ def _derivatives(
     if kept is not None and kept[0] == version:
         return kept[1], kept[2]
     contract, params = context.contract, context.params
-    start = margins(model, prepared, "train", context, home)
+    start = margins(model, prepared, "train", context, home, leaf)
     if not np.isfinite(start).all():
         raise _diverged(home)
     grid = options.grid_of(contract, params)
@@ -240,70 +231,6 @@ def _draws(seed: int, step: int, tree: int, site: str, rows: int) -> NDArray[np.
     """One draw per row, from a public seed: the same in every try."""
     own = hashlib.sha256(f"{seed}/{step}/{tree}/{site}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(own[:16], "little"))).random(rows)
-
-
-def _cuts(model: Artefact, prepared: Prepared, context: RunContext) -> tuple[Cuts, str]:
-    """The bin edges and their digest, once for all sites that this process serves."""
-    from folkmoot.trees.cuts import Cuts
-
-    last, features, found, edges = context.cache.get("cuts", (None, 0, None, ""))
-    if last is not model or features != len(prepared.features):
-        found = Cuts.from_arrays(model.arrays, len(prepared.features))
-        edges = hashlib.sha256(found.values.tobytes() + found.first.tobytes()).hexdigest()
-        context.cache["cuts"] = (model, len(prepared.features), found, edges)
-    return found, edges
-
-
-def _bins(cuts: Cuts, edges: str, prepared: Prepared, context: RunContext, home: SiteHome) -> Array:
-    """The site's rows in bins (n, d), made once per set of edges and kept in its private folder."""
-    from folkmoot.trees.histograms import bin_rows
-
-    version, name = (prepared.digest, edges), ("bins", home.name)
-    kept: tuple[object, Array] = context.cache.get(name, (None, np.zeros(0)))
-    if kept[0] == version:
-        return kept[1]
-    path = home.work / "bins" / f"{prepared.digest[:32]}-{edges[:32]}.npy"
-    try:
-        found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        blocks = [bin_rows(x, cuts) for x, _, _ in prepared.blocks("train", _BLOCK)]
-        found = np.concatenate(blocks)
-        _keep(path, found)
-    found = found.view(np.ndarray)  # mapped or not, one object for as long as it is kept
-    context.cache[name] = (version, found)
-    return found
-
-
-def _keep(path: Path, array: Array) -> None:
-    """Write whole or not at all; other rows' and edges' bins are dropped."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(name, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-    others = sorted(path.parent.glob("*.npy"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in others[4:]:
-        old.unlink(missing_ok=True)
-
-
-def _checked(route: Any, cuts: Cuts) -> Any:
-    """A route whose nodes and features exist: the kernels follow it without looking."""
-    nodes = len(route.left)
-    inner = route.left != -1
-    each = np.arange(nodes)[inner]
-    fit = (
-        all(len(a) == nodes for a in (route.right, route.feature, route.place, route.default_left))
-        and ((route.left[inner] > each) & (route.left[inner] < nodes)).all()
-        and ((route.right[inner] > each) & (route.right[inner] < nodes)).all()
-        and ((route.feature >= 0) & (route.feature < len(cuts.lowest))).all()
-    )
-    if not fit:
-        raise ValueError
-    return route
 
 
 def _unfit(what: str) -> ProtocolError:

@@ -26,7 +26,11 @@ _TAIL = len(MARK) + 64
 _LONG = 4 * 1024
 #: What this process signed lately, by the signature's first byte: public key and signed bytes.
 _own: list[tuple[bytes, bytes] | None] = [None] * 256
-_OWN_BYTES = 64 * 1024  # longer ones are not kept
+_OWN_BYTES = 64 * 1024  # longer ones are kept apart, fewer of them
+#: Longer ones by their signature, with their digest, until they are asked for once.
+_long: dict[bytes, tuple[bytes, bytes, str]] = {}
+_LONG_OWN = 8
+_LONG_BYTES = 4 * 1024 * 1024
 
 
 def sign(data: bytes | Sequence[bytes | memoryview], key: Ed25519PrivateKey) -> bytes:
@@ -43,6 +47,8 @@ def sign(data: bytes | Sequence[bytes | memoryview], key: Ed25519PrivateKey) -> 
         read.update(tail)
         signed = b"".join((*parts, tail))
         remember(signed, read.hexdigest())
+        if _OWN_BYTES < len(signed) <= _LONG_BYTES:
+            _keep(key.public_key().public_bytes_raw(), signed, read.hexdigest())
     if len(signed) <= _OWN_BYTES:
         _own[signed[-64]] = key.public_key().public_bytes_raw(), signed
     return signed
@@ -74,6 +80,10 @@ def verified(signed: bytes, key: Ed25519PublicKey, *, what: str) -> memoryview:
     data = memoryview(signed)[:-_TAIL]
     if _own[signed[-64]] == (key.public_bytes_raw(), signed):
         return data
+    known = _long.pop(bytes(signed[-64:]), None)
+    if known is not None and known[:2] == (key.public_bytes_raw(), signed):
+        remember(signed, known[2])
+        return data
     message = bytes(data) if mark == MARK else b""
     if mark == LONG_MARK:
         read = hashlib.sha256(data)
@@ -89,3 +99,9 @@ def verified(signed: bytes, key: Ed25519PublicKey, *, what: str) -> memoryview:
             "Compare the roster's key with the site's public.toml; treat the update as forged.",
         ) from None
     return data
+
+
+def _keep(public: bytes, signed: bytes, digest: str) -> None:
+    _long[signed[-64:]] = public, signed, digest
+    while len(_long) > _LONG_OWN:
+        _long.pop(next(iter(_long), b""), None)

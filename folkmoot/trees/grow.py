@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from folkmoot.models.tree_format import Tree
 from folkmoot.trees.booster import tree_of
 from folkmoot.trees.cuts import Cuts
-from folkmoot.trees.histograms import BY_SET, Grid, Route
+from folkmoot.trees.histograms import Grid
+from folkmoot.trees.route import BY_SET, Route
 from folkmoot.trees.split import LEAST_GAIN, Rules, best_splits, gain_of, weight_of
 
 __all__ = ["Columns", "Growing", "GrowingTree", "advance", "begin", "complete", "finished"]

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from folkmoot.errors import ConfigError, SecureError
 from folkmoot.trees.compiled import compiled, still
 from folkmoot.trees.cuts import Cuts
+from folkmoot.trees.route import BY_SET, Route
 
-__all__ = ["BY_SET", "Grid", "Route", "bin_rows", "build", "count", "leaves", "missing_code"]
+__all__ = ["Grid", "bin_rows", "build", "count", "leaves", "missing_code"]
 
 Array = NDArray[Any]
-#: ``place`` of a split by a set of categories.
-BY_SET = -2
 
 
 @dataclass(frozen=True)
@@ -80,36 +79,6 @@ class Grid:
                 "A sum of gradients is larger than the federation's grid has room for.",
                 "Raise aggregation.rows_limit to the rows of the largest site; nothing was sent.",
             )
-
-
-@dataclass(frozen=True)
-class Route:
-    """Arrays of a tree that lead a row to its node; one entry per node, -1 where it has no children."""
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    feature: NDArray[np.int64]
-    place: NDArray[np.int64]
-    default_left: NDArray[np.bool_]
-    #: Categories that go right, by node; one empty row where the tree has none.
-    codes: NDArray[np.bool_]
-
-    def extends(self, other: Route) -> bool:
-        """Whether all splits of ``other`` are splits of this tree, too."""
-        inner = np.flatnonzero(other.left != -1)
-        if len(self.left) < len(other.left):
-            return False
-        pairs = (
-            (self.left, other.left),
-            (self.right, other.right),
-            (self.feature, other.feature),
-            (self.place, other.place),
-            (self.default_left, other.default_left),
-        )
-        if not all(np.array_equal(own[inner], their[inner]) for own, their in pairs):
-            return False
-        sets = inner[other.place[inner] == BY_SET]
-        return not sets.size or np.array_equal(self.codes[sets], other.codes[sets])
 
 
 def missing_code(cuts: Cuts) -> int:
@@ -214,24 +183,27 @@ _U = np.uint64
 def _bin(
     rows: Array, values: Array, first: Array, categorical: Array, missing: int, out: Array
 ) -> None:
-    block = 128  # rows, one column after the other: its edges stay near
+    block = 256  # rows of one column, all one step of the search farther at a time
+    v, low = np.empty(block, np.float32), np.empty(block, np.uint32)
     for begin in range(0, rows.shape[0], block):
-        for j in range(rows.shape[1]):
-            start, count = first[j], first[j + 1] - first[j]
-            for i in range(begin, min(begin + block, rows.shape[0])):
-                v = np.float32(rows[i, j])
-                if np.isnan(v):
-                    out[i, j] = missing
-                    continue
-                if categorical[j]:
-                    out[i, j] = min(max(np.int64(v), 0), count - 1)
-                    continue
-                low, size = start, count
-                while size > 1:  # the first edge above the value, or the last; no branch to guess
-                    half = size >> 1
-                    low += half * (values[low + half - 1] <= v)
-                    size -= half
-                out[i, j] = low - start
+        some = _U(min(block, rows.shape[0] - begin))
+        for j in range(_U(rows.shape[1])):
+            for i in range(some):
+                v[i], low[i] = rows[_U(begin) + i, j], 0
+            size = first[j + _U(1)] - first[j]
+            if categorical[j]:
+                for i in range(some):
+                    low[i] = 0 if np.isnan(v[i]) else min(max(np.int64(v[i]), 0), size - 1)
+                size = 1
+            edges = values[first[j] : first[j + _U(1)]]
+            while size > 1:  # the first edge above the value, or the last; no branch to guess
+                half = np.uint32(size >> 1)
+                for i in range(some):
+                    above = edges[_U(low[i] + half - np.uint32(1))] <= v[i]
+                    low[i] += half if above else np.uint32(0)
+                size -= size >> 1
+            for i in range(some):
+                out[_U(begin) + i, j] = missing if np.isnan(v[i]) else low[i]
 
 
 @compiled
@@ -295,9 +267,10 @@ def _sum(
 
 @compiled
 def _count(bins: Array, first: Array, missing: int, weights: Array, out: Array) -> None:
-    for i in range(bins.shape[0]):
-        w = weights[i] if len(weights) else 1
-        for j in range(bins.shape[1]):
-            b = np.int64(bins[i, j])
-            if b != missing:
-                out[first[j] + b] += w
+    none, weighted = _U(missing), len(weights) > 0
+    for i in range(_U(bins.shape[0])):
+        w = weights[i] if weighted else 1
+        for j in range(_U(bins.shape[1])):
+            b = _U(bins[i, j])
+            if b != none:
+                out[_U(first[j]) + b] += w

@@ -1,0 +1,136 @@
+"""A site's rows in bins, and the nodes of the growing trees that they have come to.
+
+All of it can be made again from the model and the rows: what is kept in ``context.cache`` and in the
+site's private ``work/bins`` only saves time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from folkmoot.plan import RunContext
+from folkmoot.wire import Artefact
+from site_tasks.home import SiteHome
+from site_tasks.prepared import Prepared
+
+if TYPE_CHECKING:
+    from folkmoot.trees.cuts import Cuts
+    from folkmoot.trees.route import Route
+
+__all__ = ["BLOCK", "bins_of", "checked", "cuts_of", "nodes_of"]
+
+Array = NDArray[Any]
+#: Rows that are put into bins at a time.
+BLOCK = 65_536
+
+
+def cuts_of(model: Artefact, prepared: Prepared, context: RunContext) -> tuple[Cuts, str]:
+    """The model's bin edges and their digest, once for all sites that this process serves.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.format`` for edges that do not fit.
+    """
+    from folkmoot.trees.cuts import Cuts
+
+    last, features, found, edges = context.cache.get("cuts", (None, 0, None, ""))
+    if last is not model or features != len(prepared.features):
+        found = Cuts.from_arrays(model.arrays, len(prepared.features))
+        edges = hashlib.sha256(found.values.tobytes() + found.first.tobytes()).hexdigest()
+        context.cache["cuts"] = (model, len(prepared.features), found, edges)
+    return found, edges
+
+
+def bins_of(
+    cuts: Cuts, edges: str, prepared: Prepared, context: RunContext, home: SiteHome
+) -> Array:
+    """The site's rows in bins (n, d), made once per set of edges; the same object while it is kept."""
+    from folkmoot.trees.histograms import bin_rows
+
+    version, name = (prepared.digest, edges), ("bins", home.name)
+    kept: tuple[object, Array] = context.cache.get(name, (None, np.zeros(0)))
+    if kept[0] == version:
+        return kept[1]
+    path = home.work / "bins" / f"{prepared.digest[:32]}-{edges[:32]}.npy"
+    try:
+        found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        blocks = [bin_rows(x, cuts) for x, _, _ in prepared.blocks("train", BLOCK)]
+        found = np.concatenate(blocks)
+        _keep(path, found)
+    found = found.view(np.ndarray)
+    context.cache[name] = (version, found)
+    return found
+
+
+def nodes_of(
+    k: int, route: Route, bins: Array, missing: int, context: RunContext, home: SiteHome
+) -> NDArray[np.int32]:
+    """Node (n,) that every row has come to in a class's tree; O(n) per new level of it.
+
+    Parameters
+    ----------
+    k : int
+        The class.
+    route : Route
+        A checked one.
+    bins : ndarray, shape (n, d)
+        From :func:`bins_of`.
+    missing : int
+        Their code of missing values.
+    """
+    from folkmoot.trees.histograms import leaves
+
+    name = ("nodes", home.name, k)
+    of, before, found = context.cache.get(name, (None, None, None))
+    known = found if of is bins and before is not None and route.extends(before) else None
+    nodes = leaves(bins, missing, route, known)
+    context.cache[name] = (bins, route, nodes)
+    return nodes
+
+
+def checked(route: Route, cuts: Cuts) -> Route:
+    """A route whose nodes and features exist: the kernels follow it without looking.
+
+    Raises
+    ------
+    ValueError
+        For any other.
+    """
+    nodes = len(route.left)
+    inner = route.left != -1
+    each = np.arange(nodes)[inner]
+    fit = (
+        all(len(a) == nodes for a in (route.right, route.feature, route.place, route.default_left))
+        and ((route.left[inner] > each) & (route.left[inner] < nodes)).all()
+        and ((route.right[inner] > each) & (route.right[inner] < nodes)).all()
+        and ((route.feature >= 0) & (route.feature < len(cuts.lowest))).all()
+    )
+    if not fit:
+        raise ValueError
+    return route
+
+
+def _keep(path: Path, array: Array) -> None:
+    """Write whole or not at all; other rows' and edges' bins are dropped."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.replace(name, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+    others = sorted(path.parent.glob("*.npy"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in others[4:]:
+        old.unlink(missing_ok=True)
