@@ -269,7 +269,7 @@ def _mlflow(coordinator: Coordinator) -> Finding | str:
 
 
 def _code(wanted: str) -> Finding:
-    from pipelines.hosts.airflow_worker import code
+    from pipelines.hosts.airflow_worker_setup import code
 
     commit, changed = code()
     if commit == wanted and not changed:

@@ -35,10 +35,11 @@ def coordinator() -> None:
 def worker(site: str) -> int:
     """The site's worker; it takes the empty DAG's tasks besides the project's."""
     from pipelines.hosts import airflow_worker
+    from pipelines.hosts.airflow_worker_setup import prepare
     from site_tasks.home import SiteHome
 
     home = SiteHome(Path(os.environ["FOLKMOOT_SITE_HOME"]))
-    environment = airflow_worker.prepare(home)
+    environment = prepare(home)
     file = Path(environment["AIRFLOW_HOME"]) / "airflow.cfg"
     config = configparser.ConfigParser(interpolation=None)
     config.read(file)

@@ -61,7 +61,7 @@ def up(
     from folkmoot.cli.places import workspace_of
     from folkmoot.errors import TransientError
     from folkmoot.identity.visit import Visit
-    from pipelines.hosts.airflow_worker import prepare
+    from pipelines.hosts.airflow_worker_setup import prepare
     from site_tasks.home import SiteHome
     from site_tasks.join import coordinator_file, hello
 

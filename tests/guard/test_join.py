@@ -166,7 +166,7 @@ def test_a_token_that_does_not_fit_says_why(
 def test_code_that_the_steward_has_not_approved_does_not_start(
     home: SiteHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.hosts import airflow_worker
+    from pipelines.hosts import airflow_worker_setup
 
     commit, other = "a" * 40, "b" * 40
     settings = home.settings.model_copy(
@@ -174,11 +174,11 @@ def test_code_that_the_steward_has_not_approved_does_not_start(
     )
     monkeypatch.setattr(home, "settings", settings)
     for found, fault in (((other, False), "is bbbb"), ((commit, True), "was changed")):
-        monkeypatch.setattr(airflow_worker, "code", lambda found=found: found)
+        monkeypatch.setattr(airflow_worker_setup, "code", lambda found=found: found)
         with pytest.raises(ConfigError, match=fault):
-            airflow_worker.approved(home)
-    monkeypatch.setattr(airflow_worker, "code", lambda: (commit, False))
-    airflow_worker.approved(home)
+            airflow_worker_setup.approved(home)
+    monkeypatch.setattr(airflow_worker_setup, "code", lambda: (commit, False))
+    airflow_worker_setup.approved(home)
 
 
 def test_a_worker_is_alone_and_knows_that_the_last_one_was_killed(tmp_path: Path) -> None:
