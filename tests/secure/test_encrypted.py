@@ -23,7 +23,7 @@ from folkmoot.wire import Artefact, decode, encode
 from pipelines.hosts import embedded
 from pipelines.hosts.execute import execute
 from site_tasks.home import SiteHome
-from tests.secure.test_runs import BASE, SITES, Trial, model_of, settings
+from tests.secure.trial import BASE, SITES, Trial, model_of, settings
 
 
 @pytest.fixture(scope="module")
