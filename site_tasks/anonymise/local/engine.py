@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, DataError
 from site_tasks.anonymise.coded import Coded, Column
+from site_tasks.anonymise.local.bits import fill
 from site_tasks.anonymise.local.cells import cells_of, equal_merged
 from site_tasks.anonymise.local.conditions import Conditions, conditions
 from site_tasks.anonymise.local.distinct import distinct
 from site_tasks.anonymise.local.layout import Layout, layout
 from site_tasks.anonymise.local.microaggregation import BLOCK, group, group_line
-from site_tasks.anonymise.local.mondrian import SAMPLE, fill, partition
+from site_tasks.anonymise.local.mondrian import SAMPLE, partition
 from site_tasks.anonymise.local.relaxed import deal, relax
 from site_tasks.anonymise.local.trim import trim
 from site_tasks.anonymise.models import Model

@@ -17,30 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from site_tasks.anonymise.local.compiled import Index, compiled, first_bit, last_bit, popcount
+from site_tasks.anonymise.local.bits import clear, loss_of, union
+from site_tasks.anonymise.local.compiled import Index, compiled
 from site_tasks.anonymise.local.conditions import both
 
-__all__ = ["SAMPLE", "fill", "loss_of", "partition", "union"]
+__all__ = ["SAMPLE", "partition"]
 
 SAMPLE = 16384
 _LEAST = 1e-9
 _FEW = 64
 _STEPS = 64
-
-
-@compiled
-def union(into: Any, at: Any, table: Any, row: Any) -> None:
-    """Add the bits of ``table[row]`` to ``into[at]``; whole groups of four words."""
-    for w in range(0, into.shape[1], 4):
-        p, q, r, s = Index(w), Index(w + 1), Index(w + 2), Index(w + 3)
-        a = into[at, p] | table[row, p]
-        b = into[at, q] | table[row, q]
-        c = into[at, r] | table[row, r]
-        d = into[at, s] | table[row, s]
-        into[at, p] = a
-        into[at, q] = b
-        into[at, r] = c
-        into[at, s] = d
 
 
 @compiled
@@ -71,58 +57,6 @@ def _gather(
 
 
 @compiled
-def loss_of(bits: Any, row: Any, first: Any, count: Any, mask: Any, kind: Any, unit: Any) -> Any:
-    """Summed loss of the cells that allow exactly what ``bits[row]`` holds."""
-    out = 0.0
-    for p in range(first.shape[0]):
-        w = first[p]
-        found: Any = 0
-        if kind[p] == 0:
-            if count[p] == 1:
-                found = popcount(bits[row, Index(w)] & mask[p])
-            else:
-                for x in range(w, w + count[p]):
-                    found += popcount(bits[row, Index(x)])
-        else:
-            absent = np.uint64(kind[p] - 1)  # where the bit of the missing value is
-            found = np.int64(
-                (bits[row, Index(absent >> np.uint64(6))] >> (absent & np.uint64(63)))
-                & np.uint64(1)
-            )
-            if count[p] == 1:
-                word = bits[row, Index(w)] & mask[p]
-                if word != 0:
-                    found += 64 - last_bit(word) - first_bit(word)
-            else:
-                low = 0
-                high = -1
-                for x in range(count[p]):
-                    word = bits[row, Index(w + x)]
-                    if word != 0:
-                        if high < 0:
-                            low = 64 * x + first_bit(word)
-                        high = 64 * x + 63 - last_bit(word)
-                found += high - low + 1
-        out += min((found - 1) * unit[p], 1.0)
-    return out
-
-
-@compiled
-def fill(codes: Any, base: Any, table: Any, rows: Any, bits: Any) -> None:
-    """Rows of the table of the layout, and bits, of every row's codes."""
-    for i in range(codes.shape[0]):
-        for j in range(codes.shape[1]):
-            rows[i, j] = base[j] + codes[i, j]
-            union(bits, Index(i), table, Index(rows[i, j]))
-
-
-@compiled
-def _clear(into: Any, at: Any) -> None:
-    for w in range(into.shape[1]):
-        into[at, Index(w)] = 0
-
-
-@compiled
 def _grow(
     found: Any, n: Any, weights: Any, sums: Any, left: Any, right: Any, parts: Any, whole: Any
 ) -> None:
@@ -132,16 +66,16 @@ def _grow(
     """
     first, count, mask, kind, unit = parts
     grown = left.shape[0] - 1
-    _clear(left, Index(grown))
+    clear(left, Index(grown))
     taken = 0
     for step in range(min(n - 1, _STEPS)):
         # right[i]: all that comes behind i; left[0]: what was passed over before i.
-        _clear(right, Index(n))
+        clear(right, Index(n))
         for i in range(n - 1, step, -1):
             for w in range(right.shape[1]):
                 right[i, w] = right[i + 1, w] if i < n - 1 else 0
             union(right, Index(i), sums, Index(found[i]))
-        _clear(left, Index(0))
+        clear(left, Index(0))
         best = np.inf
         choice = step
         for i in range(step, n):
@@ -292,17 +226,17 @@ def partition(
                             n += 1
                 if n > 2 and not ordered[j]:
                     _grow(found, n, weights, sums, left, right, parts, seen)
-                _clear(right, Index(n))
+                clear(right, Index(n))
                 for i in range(n - 1, 0, -1):
                     for w in range(words):
                         right[i, w] = right[i + 1, w] if i < n - 1 else 0
                     union(right, Index(i), sums, Index(found[i]))
-                _clear(left, Index(0))
+                clear(left, Index(0))
                 if x == 0:  # what not cutting costs
                     union(left, Index(0), sums, Index(found[0]))
                     union(left, Index(0), right, Index(1))
                     best = seen * loss_of(left, Index(0), first, count, mask, kind, unit) - _LEAST
-                    _clear(left, Index(0))
+                    clear(left, Index(0))
                 gone = 0
                 for s in range(values):
                     one[s] = 0
@@ -331,7 +265,7 @@ def partition(
                 for i in range(n):
                     code = found[i]
                     weights[code] = 0
-                    _clear(sums, Index(code))
+                    clear(sums, Index(code))
                     for s in range(values):
                         spread[code, s] = 0
         if cut < 0:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from site_tasks.anonymise.local.bits import loss_of, union
 from site_tasks.anonymise.local.compiled import Index, compiled
 from site_tasks.anonymise.local.conditions import both
-from site_tasks.anonymise.local.mondrian import loss_of, union
 
 __all__ = ["deal", "relax"]
 

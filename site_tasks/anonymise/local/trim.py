@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from site_tasks.anonymise.coded import Column
+from site_tasks.anonymise.local.bits import fill, loss_of, union
 from site_tasks.anonymise.local.compiled import Index, compiled
 from site_tasks.anonymise.local.layout import layout
-from site_tasks.anonymise.local.mondrian import fill, loss_of, union
 
 __all__ = ["trim"]
 
