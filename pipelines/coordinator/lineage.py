@@ -1,6 +1,6 @@
 """Lineage: which dataset versions made a model, and which models a dataset version went into.
 
-Both are answered from the tags of registered versions (``pipelines.coordinator.registry``).  A
+Both are answered from the tags of registered versions (``pipelines.coordinator.model_version``).  A
 dataset version is known by its keyed fingerprint alone, which only its own site can compute.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from folkmoot.errors import ConfigError
 from folkmoot.params import Params
 from pipelines.coordinator.mlflow_store import connect, conversation
-from pipelines.coordinator.registry import DATASET, METRIC
+from pipelines.coordinator.model_version import DATASET, METRIC
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,23 +7,28 @@ is not logged twice, and files are written over.  So tracking may stop at any li
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from folkmoot.metrics import PRIMARY
 from folkmoot.plan import RunContext
 from folkmoot.wire import decode
 from pipelines.coordinator import mlflow_store, plots, tree_plots
 from pipelines.coordinator import statement as privacy_statement
-from pipelines.coordinator.published import Published, largest_epsilon, risk_summaries
+from pipelines.coordinator.mlflow_view import (
+    flat_params,
+    masked,
+    metrics_at,
+    record_metrics,
+    summary,
+)
+from pipelines.coordinator.published import Published, risk_summaries
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-__all__ = ["FINGERPRINT", "Mirror", "flat_params"]
+__all__ = ["FINGERPRINT", "Mirror"]
 
 #: MLflow keeps 36 characters of a dataset's digest; the whole fingerprint stands in this tag.
 FINGERPRINT = "folkmoot.fingerprint"
@@ -31,7 +36,6 @@ _DIGEST = 36
 #: Epsilon by site and round, which MLflow shows as a table.
 BUDGET = "privacy_budget.json"
 _BATCH, _METRICS = 100, 1000  # params and metrics that MLflow takes at once
-_HIDDEN = ("key", "secret", "token", "password", "credential")
 
 
 class Mirror:
@@ -113,7 +117,7 @@ class Mirror:
             self.client.log_batch(self.run, params=values[start : start + _BATCH])
         plan = plan_of(params, contract)
         steps = [step.to_dict() for step in plan]
-        self._text(_yaml(_masked(params.model_dump(mode="json"))), "params.yaml")
+        self._text(_yaml(masked(params.model_dump(mode="json"))), "params.yaml")
         self._text(_yaml(contract.model_dump(mode="json", exclude_defaults=True)), "contract.yaml")
         self._text(json.dumps({"digest": plan.digest(), "steps": steps}, indent=1), "plan.json")
         tags = {
@@ -166,7 +170,7 @@ class Mirror:
         held: set[int] = set()
         for record in records:
             if record["round"] not in self._rounds[run]:
-                metrics = _of_record(record, site, self.context.params.privacy.epsilon)
+                metrics = record_metrics(record, site, self.context.params.privacy.epsilon)
                 if len(batch) + len(metrics) > _METRICS:
                     self._flush(run, batch, held)
                     batch, held = [], set()
@@ -244,7 +248,7 @@ class Mirror:
         points: list[Metric] = []
         if mark not in there.data.tags:  # one call: a loss between would log the points twice
             pairs[mark] = result["model_digest"]
-            points = _metrics(metrics, result["rounds"])
+            points = metrics_at(metrics, result["rounds"])
         changed = [RunTag(k, v) for k, v in pairs.items() if there.data.tags.get(k) != v]
         if changed:
             self.client.log_batch(run, metrics=points, tags=changed)
@@ -253,113 +257,6 @@ class Mirror:
 
     def _text(self, text: str, name: str) -> None:
         self.client.log_text(self.run, text, name)
-
-
-def flat_params(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """``section.key`` and value of the settings that were used; secrets are hidden.
-
-    The model section that was not chosen is left out.
-    """
-    values = _masked(values)
-    other = "trees" if values["model"]["kind"] == "linear" else "linear"
-    return [(k, v) for k, v in _flat(values, "") if not k.startswith(f"model.{other}.")]
-
-
-def summary(found: Published, context: RunContext) -> str:
-    """What the run's page in MLflow begins with."""
-    result = found.outcome(context.run)
-    name = PRIMARY[context.contract.task]
-    value = result["metrics"].get("overall", {}).get(name)
-    lines = [
-        f"**{result['kind']}, {result['strategy']}**, {result['rounds']} rounds"
-        + (f" (ended: {result['stop']})" if result["stop"] else "")
-        + (f", {name} {value:.4f} on all sites' held-out rows" if value is not None else ""),
-        "",
-        guarantee(context, result, found.epsilon),
-        "",
-        "| site | dataset version | " + name + " | epsilon |",
-        "|---|---|---|---|",
-    ]
-    for site, fingerprints in found.datasets.items():
-        own = result["metrics"].get("sites", {}).get(site, {}).get(name)
-        spent = (result["privacy"].get(site) or {}).get("epsilon")
-        cells = [
-            site,
-            ", ".join(f"`{fingerprint[:12]}`" for fingerprint in fingerprints),
-            "" if own is None else f"{own:.4f}",
-            "" if spent is None else f"{spent:.4g}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def guarantee(context: RunContext, result: Mapping[str, Any], epsilon: float | None) -> str:
-    """One sentence on differential privacy, which never claims more than holds."""
-    privacy = context.params.privacy
-    if result["private"] and epsilon is not None:
-        return (
-            f"Updates are differentially private per training {privacy.unit} and site: "
-            f"epsilon ≤ {epsilon:.4g} at delta {privacy.delta:g}. "
-            "Counts on held-out rows are exact: no epsilon covers them."
-        )
-    if epsilon is not None:
-        return "**NOT PRIVATE**: the noise came from a seed."
-    return "Not differentially private: no noise was added to the updates."
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
-
-
-def _masked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose options of the exchange store hold no credentials."""
-    federation = dict(values["federation"])
-    federation["exchange_options"] = {
-        key: "(hidden)" if any(word in key.lower() for word in _HIDDEN) else value
-        for key, value in federation["exchange_options"].items()
-    }
-    return {**values, "federation": federation}
-
-
-def _of_record(record: Mapping[str, Any], site: str | None, ceiling: float | None) -> list[Metric]:
-    """What a round record says of the federation (None) or of a site; epsilon has its ceiling."""
-    metrics = record["metrics"] or {"overall": {}, "sites": {}}
-    if site is None:
-        own = metrics["overall"]
-        values = {
-            "participants": len(record["participants"]),
-            "left_out": len(record["missing"]),
-            "epsilon": largest_epsilon(record),
-            "change": record.get("change"),
-        }
-    else:
-        own = metrics["sites"].get(site, {})
-        values = {
-            "took_part": int(site in record["participants"]),
-            "epsilon": (record["privacy"].get(site) or {}).get("epsilon"),
-            "distance": (_standing(record).get(site) or {}).get("distance"),
-        }
-    if values["epsilon"] is not None:
-        values["epsilon_ceiling"] = ceiling
-    number, step = record["round"], record["metrics_round"]
-    return _metrics({"round": number, **values}, number) + (_metrics(own, step) if own else [])
-
-
-def _standing(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = record.get("defence", {}).get("standing", {})
-    return found
-
-
-def _metrics(values: Mapping[str, float | None], step: int) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    pairs = [(key, value) for key, value in values.items() if value is not None]
-    return [Metric(key, float(value), now, step) for key, value in pairs]
 
 
 def _plain(value: object) -> str:

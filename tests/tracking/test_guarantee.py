@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from folkmoot.params import Params, parse_params
-from pipelines.coordinator.mirror import guarantee
+from pipelines.coordinator.mlflow_view import guarantee
 
 
 @dataclass

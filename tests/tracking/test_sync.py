@@ -16,7 +16,8 @@ from folkmoot.exchange import ExchangeStore
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import keys
 from pipelines.coordinator import mlflow_store, tracking
-from pipelines.coordinator.mirror import FINGERPRINT, Mirror, flat_params
+from pipelines.coordinator.mirror import FINGERPRINT, Mirror
+from pipelines.coordinator.mlflow_view import flat_params
 from pipelines.coordinator.open_round import load_json
 from pipelines.plans import plan_of
 
