@@ -16,7 +16,8 @@ from folkmoot.errors import PrivacyError
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
 from site_tasks.home import SiteHome
-from site_tasks.local_library import ESTIMATORS, LedgerAccountant, fit, statistic
+from site_tasks.ledger_accountant import LedgerAccountant
+from site_tasks.local_library import ESTIMATORS, fit, statistic
 from site_tasks.prepare import prepare_again
 from site_tasks.prepared import Prepared, enough_rows
 

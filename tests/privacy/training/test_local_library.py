@@ -13,7 +13,8 @@ from folkmoot.contract import Contract
 from folkmoot.errors import ConfigError, PrivacyError
 from folkmoot.privacy.events import PureDP
 from site_tasks.home import SiteHome
-from site_tasks.local_library import ESTIMATORS, TWICE, LedgerAccountant, fit, statistic
+from site_tasks.ledger_accountant import TWICE, LedgerAccountant
+from site_tasks.local_library import ESTIMATORS, fit, statistic
 from site_tasks.prepared import Prepared
 from site_tasks.release import open_ledger
 from site_tasks.settings import save_settings
