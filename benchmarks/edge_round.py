@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,20 +39,10 @@ PARTS = ("scheduling", "waiting and starting", "running")
 class Bed(Testbed):
     """The test bed, with the empty DAG beside the project's."""
 
-    def begin(self, name: str, *arguments: str, site: str | None = None) -> None:
-        """Start a command that goes on: coordinator or worker."""
+    def lasting(self, arguments: Sequence[str], site: str | None) -> list[str]:
+        """Coordinator and workers as ``beside`` starts them."""
         own = list(arguments) if site is None else ["worker", site]
-        log = self.log(name).open("wb")
-        self.running[name] = subprocess.Popen(
-            self._inside([sys.executable, "-m", "benchmarks.testbed.beside", *own], site),
-            cwd=self.workspace if site is None else self.folder / site,
-            env=self._environment(site),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        log.close()
+        return ["benchmarks.testbed.beside", *own]
 
 
 class Watch:

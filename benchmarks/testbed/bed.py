@@ -173,7 +173,7 @@ class Testbed:
         """Start a ``folkmoot`` command that goes on; its output goes to ``<name>.log``."""
         log = self.log(name).open("wb")
         self.running[name] = subprocess.Popen(
-            self._inside([sys.executable, "-m", "folkmoot.cli", *arguments], site),
+            self._inside([sys.executable, "-m", *self.lasting(arguments, site)], site),
             cwd=self.workspace if site is None else self.folder / site,
             env=self._environment(site),
             stdin=subprocess.DEVNULL,
@@ -182,6 +182,10 @@ class Testbed:
             start_new_session=True,
         )
         log.close()
+
+    def lasting(self, arguments: Sequence[str], site: str | None) -> list[str]:
+        """Module, and its arguments, that a command which goes on is run by."""
+        return ["folkmoot.cli", *arguments]
 
     def start(self, name: str) -> None:
         """Start the coordinator or a site's worker, for the first time or again."""
