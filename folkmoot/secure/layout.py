@@ -49,16 +49,12 @@ class Limits:
         Most rows behind a sum of a site.
     step : float, optional
         Largest step of averaged values that is fine enough; without one, 64 bits are always taken.
-    clipped : bool
-        Whether values beyond the limit are clipped (they are bounded by the plan's own clip norm
-        or a stated limit) instead of refused.
     """
 
     sites: int
     value: float
     weight: float
     rows: float
-    clipped: bool = True
     step: float | None = None
 
 

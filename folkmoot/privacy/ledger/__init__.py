@@ -10,7 +10,7 @@ It lies outside git and DVC, so that no checkout rewinds a spend.
 ``clock``       entries never go back in time
 ``plans``       whole plans, held against the terms before they begin
 ``reader``      what it says: spent, forecast, entries, verify
-``book``        :class:`Ledger`: reserve, commit, abandon
+``book``        :class:`Ledger`: reserve, commit
 ``audit``       the check of a whole ledger
 ``anchor``      the last entry, countersigned by the coordinator
 ==============  ===================================================================

@@ -1,4 +1,4 @@
-"""The ledger itself: reserve, commit, abandon; what it says is in ``reader``.
+"""The ledger itself: reserve and commit; what it says is in ``reader``.
 
 A release with a cost has two entries, ``reserve`` before any noise is drawn and ``commit`` once its
 bytes are safe; what is reserved counts as spent, whatever happens next.  An attempt that came to
@@ -177,17 +177,6 @@ class Ledger(Reader):
             when = clock.now_after(tail.time, self.site)
             self._append(tail, "rotate", None, 0, (), {"key": public_text(new)}, when)
         self._key, self._public = new, public_text(new)
-
-    def abandon(self, subject: Subject, attempt: int) -> None:
-        """Write down that an attempt came to nothing; what it reserved stays spent.
-
-        Nothing happens where the attempt was committed or abandoned before.
-        """
-        with self._store.transaction() as tail:
-            rows = tail.db.execute(OF_RELEASE, (subject.release_id,)).fetchall()
-            if rows and (rows[-1][0], rows[-1][1]) == ("reserve", attempt):
-                when = clock.now_after(tail.time, self.site)
-                self._append(tail, "abandon", subject, attempt, (), {}, when)
 
     def signed_head(self) -> Head:
         """The last entry as the site signed it: what the coordinator keeps of the ledger.

@@ -32,7 +32,7 @@ __all__ = ["aggregate"]
 
 Floats = NDArray[np.float64]
 OWN = ("trees", "gain", "leaf_noise")
-WEIGHT, MEASURED = "state.weight", "design.rows"
+MEASURED = "design.rows"
 
 
 def aggregate(
