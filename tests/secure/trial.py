@@ -1,8 +1,9 @@
-"""A federation under masks that is walked step by step."""
+"""A federation under masks that is walked step by step, and how its refusals are expected."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipelines.hosts.execute import execute
 from pipelines.hosts.walk import contract_for, roster_for
 from pipelines.plans import plan_of
 
+NAMES = ["a", "b", "c", "d", "e"]
 SITES = ["site-a", "site-b", "site-c", "site-d", "site-e"]
 BASE = {
     "federation": {"sites": SITES, "quorum": 4},
@@ -67,7 +69,12 @@ class Trial:
         return self.workspace / "exchange" / self.context.key(key)
 
     def refused(self, step: str, code: str, *words: str) -> None:
-        with pytest.raises(FolkmootError) as caught:
-            execute(self.plan.step(step), self.fresh())
-        assert caught.value.code == code, str(caught.value)
-        assert all(word in str(caught.value) for word in words), str(caught.value)
+        refused(lambda: execute(self.plan.step(step), self.fresh()), code, *words)
+
+
+def refused(call: Callable[[], Any], code: str, *words: str) -> None:
+    """Expect an error of this code that says these words."""
+    with pytest.raises(FolkmootError) as caught:
+        call()
+    assert caught.value.code == code, str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
