@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from folkmoot.agreement import settled
+from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef, ExchangeStore
 from folkmoot.opening import read_opening
 from folkmoot.params import Params
@@ -77,7 +78,13 @@ def open_context(run: str, federation: str, store: ExchangeStore, workspace: Pat
         ``protocol.missing`` for a run that was not opened, else as
         :func:`folkmoot.opening.read_opening`.
     """
-    data = store.get(f"{federation}/runs/{run}/{keys.RUN}")
+    data = store.find(f"{federation}/runs/{run}/{keys.RUN}")
+    if data is None:
+        raise ProtocolError(
+            "protocol.missing",
+            f"Run {run} of federation {federation} was not opened.",
+            "See the error of its first step; folkmoot doctor at the coordinator says more.",
+        )
     params, contract, roster = read_opening(data, run, federation)
     return RunContext(run, params, contract, roster, store, workspace)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from folkmoot.contract import Contract
-from folkmoot.errors import RoundError
+from folkmoot.errors import ProtocolError, RoundError
 from folkmoot.exchange import ExchangeStore
 from folkmoot.identity import Roster
 from folkmoot.params import parse_params
 from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step, keys
 from pipelines.hosts.embedded import Progress, Walk
-from pipelines.hosts.execute import BODIES
+from pipelines.hosts.execute import BODIES, open_context
 from pipelines.hosts.walk import last_round
 
 SITES = ("site-a", "site-b", "site-c")
@@ -126,3 +126,11 @@ def test_stages_and_steps_of_a_plan(walk: Walk) -> None:
     assert [step.place for step in after] == list(SITES)
     with pytest.raises(KeyError):
         plan.step("round-002/aggregate")
+
+
+def test_a_run_that_was_not_opened_says_where_to_look(tmp_path: Path) -> None:
+    """What follows a first step that failed must not ask for a file that nobody can make."""
+    with pytest.raises(ProtocolError, match="Run r of federation demo was not opened") as told:
+        open_context("r", "demo", ExchangeStore(tmp_path), tmp_path)
+    assert told.value.code == "protocol.missing"
+    assert "first step" in told.value.remedy
