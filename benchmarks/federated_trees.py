@@ -6,7 +6,7 @@ in turn, on the same cores.  Training is from when all are connected to the last
 it; the whole has processes, certificates, release and aggregation in it.  Both begin with encoded rows.
 Processor time is told as well: on a machine that others use, wall times of threads that wait for each
 other say little.  Histograms, and with them what TLS carries, do not grow with the rows: the same with a
-million of them shows that.
+million of them shows that, and so does the traffic by itself (``benchmarks.session_traffic``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import xgboost
 
 import benchmarks.trees as setting
 from benchmarks.report import row
+from benchmarks.session_traffic import alone, traffic
 from folkmoot import metrics
 from folkmoot.live.process import Child
 from folkmoot.models.trees import usable_cores
@@ -33,6 +34,7 @@ from site_tasks.live import train as live
 
 STEPS, DEPTH, REPEATS = 50, 6, 3
 MANY = 1_000_000
+_SETTINGS = {"objective": "binary:logistic", "tree_method": "hist", "max_depth": DEPTH}
 
 
 class Clocked(Child):
@@ -76,6 +78,7 @@ def main() -> None:
             )
         wall, _, _ = pooled(x, y)
         _, parted, _, _ = federated(base, workspace, "live-parted", 5)
+        parts = [bound(x, y) for _ in range(REPEATS)]
     what = f"xgboost_federated, 200,000 × 28 rows, 4 sites, depth {DEPTH}, {STEPS} trees"
     row(
         f"{what}: AUC on held-out rows, against pooled xgb.train with its own bin edges",
@@ -110,6 +113,25 @@ def main() -> None:
         "",
         met=None,
     )
+    quarters, workers, tracker = (statistics.median(part) for part in zip(*parts, strict=True))
+    row(
+        "processor time against pooled on one thread (medians): four quarters trained on by "
+        "themselves; a session's traffic without training, workers and tracker",
+        f"{quarters:.2f} ×; {workers:.2f} × and {tracker:.2f} ×",
+        "",
+        met=None,
+    )
+
+
+def bound(x: Any, y: Any) -> tuple[float, float, float]:
+    """Of pooled training's processor time: training in quarters, workers' traffic, the tracker's."""
+    _, cpu, _ = pooled(x, y)
+    by_itself, (workers, tracker) = alone(x, y, _SETTINGS, STEPS), traffic(STEPS)
+    sys.stdout.write(
+        f"processor time: pooled {cpu:.2f} s; in quarters {by_itself:.2f} s; traffic of the workers "
+        f"{workers:.2f} s, of the tracker {tracker:.2f} s\n"
+    )
+    return by_itself / cpu, workers / cpu, tracker / cpu
 
 
 def many_rows() -> list[float]:
@@ -150,14 +172,13 @@ def federated(
 
 def pooled(x: Any, y: Any) -> tuple[float, float, xgboost.Booster]:
     """Seconds on all cores, processor seconds on one thread, and the booster."""
-    settings = {"objective": "binary:logistic", "tree_method": "hist", "max_depth": DEPTH}
     began = time.perf_counter()
     cores = usable_cores()
     matrix = xgboost.QuantileDMatrix(x, y, nthread=cores)
-    booster = xgboost.train(settings | {"nthread": cores}, matrix, STEPS)
+    booster = xgboost.train(_SETTINGS | {"nthread": cores}, matrix, STEPS)
     wall = time.perf_counter() - began
     before = _processors(resource.RUSAGE_SELF)
-    xgboost.train(settings | {"nthread": 1}, xgboost.QuantileDMatrix(x, y, nthread=1), STEPS)
+    xgboost.train(_SETTINGS | {"nthread": 1}, xgboost.QuantileDMatrix(x, y, nthread=1), STEPS)
     return wall, _processors(resource.RUSAGE_SELF) - before, booster
 
 
