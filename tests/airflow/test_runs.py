@@ -192,10 +192,10 @@ def test_a_command_does_not_wait_for_another_run(federation: Federation) -> None
         run(federation.params, run="beside", workspace=federation.workspace)
 
 
-def begun_by_data(federation: Federation) -> list[str]:
-    """Trainings that new data started."""
-    runs = federation.airflow.api("GET", f"/dags/{LINEAR}/dagRuns", params={"limit": 100})
-    return [r["dag_run_id"] for r in runs["dag_runs"] if r["run_type"] == "asset_triggered"]
+def begun_by_data(federation: Federation) -> list[tuple[str, str]]:
+    """DAG and run of the trainings that new data started, linear models and trees."""
+    runs = federation.airflow.api("GET", "/dags/~/dagRuns", params={"limit": 100})["dag_runs"]
+    return [(r["dag_id"], r["dag_run_id"]) for r in runs if r["run_type"] == "asset_triggered"]
 
 
 def test_new_data_starts_a_training(federation: Federation) -> None:
@@ -204,7 +204,7 @@ def test_new_data_starts_a_training(federation: Federation) -> None:
     assert state == "success"
     assert tasks["announce"] == "success"
     deadline = time.monotonic() + 60
-    while not begun_by_data(federation):
+    while LINEAR not in dict(begun_by_data(federation)):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     while True:
@@ -220,9 +220,9 @@ def test_new_data_starts_a_training(federation: Federation) -> None:
     _, again = federation.finish("refresh_site_data", airflow.trigger("refresh_site_data"))
     assert again["announce"] == "skipped"
     # Tests may come in any order: the next one finds the federation free.
-    for started in begun_by_data(federation):
-        airflow.end_run(LINEAR, started, "Seen by a test.")
-        while {t["state"] for t in airflow.tasks(LINEAR, started).values()} - ENDED:
+    for dag, started in begun_by_data(federation):
+        airflow.end_run(dag, started, "Seen by a test.")
+        while {t["state"] for t in airflow.tasks(dag, started).values()} - ENDED:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     time.sleep(2)  # a task whose run was ended hears of it at its next heart-beat, after a second
