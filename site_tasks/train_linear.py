@@ -8,17 +8,16 @@ from numpy.typing import NDArray
 from folkmoot.errors import ProtocolError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.models.linear import parameters
-from folkmoot.plan import RunContext, Step, keys
+from folkmoot.plan import RunContext, Step
 from folkmoot.privacy.release import charge
-from folkmoot.updates import LinearUpdate, Part
+from folkmoot.updates import LinearUpdate
 from folkmoot.wire import Artefact
 from site_tasks.control import load_control, save_control
-from site_tasks.evaluate import counts_of, due, load_model
 from site_tasks.home import SiteHome
 from site_tasks.linear_loss import sums
 from site_tasks.local_training import descend, generator
-from site_tasks.prepared import load_prepared
-from site_tasks.release import release
+from site_tasks.prepared import Prepared
+from site_tasks.round_update import release_update
 from site_tasks.scaled import ScaledRows, scaled_rows
 
 __all__ = ["train"]
@@ -42,32 +41,15 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     ProtocolError
         Where the incoming model is missing, damaged or of another run or shape.
     """
-    site = step.place
-    home = SiteHome.find(site, context.workspace)
-    prepared = load_prepared(context, home)
-    model, model_digest = load_model(context, keys.model(step.round - 1), prepared)
 
-    def make() -> dict[str, Part]:
-        rows = scaled_rows(prepared, "train", model, context, site)
+    def update(home: SiteHome, prepared: Prepared, model: Artefact) -> LinearUpdate:
+        rows = scaled_rows(prepared, "train", model, context, home.name)
         strategy = context.params.model.linear.strategy
         with np.errstate(over="ignore", invalid="ignore"):  # privatise judges what is not finite
             arrays = (_newton if strategy == "newton" else _local)(step, context, home, model, rows)
-        parts: dict[str, Part] = {"update": LinearUpdate(arrays, _weight(context, rows))}
-        if due(context.params, step.round):
-            parts["evaluation"] = counts_of(model, prepared, context, home)
-        return parts
+        return LinearUpdate(arrays, _weight(context, rows))
 
-    ref = release(
-        step,
-        context,
-        home,
-        key=keys.update(step.round, site),
-        inputs=[model_digest, prepared.digest],
-        make=make,
-        fingerprint=prepared.fingerprint,
-        costs=charge(context.params.privacy),
-    )
-    return [ref]
+    return release_update(step, context, update, costs=charge(context.params.privacy))
 
 
 def _weight(context: RunContext, rows: ScaledRows) -> float:

@@ -12,15 +12,14 @@ from folkmoot.errors import RoundError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.models.tree_format import dump_trees, strip
 from folkmoot.models.trees import to_scores
-from folkmoot.plan import RunContext, Step, keys
-from folkmoot.updates import Part, TreeUpdate
+from folkmoot.plan import RunContext, Step
+from folkmoot.updates import TreeUpdate
 from folkmoot.wire import Artefact
 from site_tasks.boosting import binned, grow
-from site_tasks.evaluate import counts_of, due, load_model
 from site_tasks.home import SiteHome
 from site_tasks.margins import margins, threads
-from site_tasks.prepared import Prepared, load_prepared
-from site_tasks.release import release
+from site_tasks.prepared import Prepared
+from site_tasks.round_update import release_update
 
 if TYPE_CHECKING:
     import xgboost
@@ -52,28 +51,11 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     few rows.  No epsilon covers them (``privacy.mechanism`` must be ``none``); numbers of rows per
     node and gains are taken off (:mod:`folkmoot.models.tree_format`).
     """
-    site = step.place
-    home = SiteHome.find(site, context.workspace)
-    prepared = load_prepared(context, home)
-    model, model_digest = load_model(context, keys.model(step.round - 1), prepared)
 
-    def make() -> dict[str, Part]:
-        update = _update(step, context, home, prepared, model)
-        parts: dict[str, Part] = {"update": update}
-        if due(context.params, step.round):
-            parts["evaluation"] = counts_of(model, prepared, context, home)
-        return parts
+    def update(home: SiteHome, prepared: Prepared, model: Artefact) -> TreeUpdate:
+        return _update(step, context, home, prepared, model)
 
-    ref = release(
-        step,
-        context,
-        home,
-        key=keys.update(step.round, site),
-        inputs=[model_digest, prepared.digest],
-        make=make,
-        fingerprint=prepared.fingerprint,
-    )
-    return [ref]
+    return release_update(step, context, update)
 
 
 def scores(

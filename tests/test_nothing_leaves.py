@@ -308,7 +308,7 @@ CRASHES = {
     "while the update is clipped": "site_tasks.release.privatise",
     "while it is signed": "site_tasks.release.seal",
     "while it is stored": "site_tasks.release._persist",
-    "while it is evaluated": "site_tasks.train_linear.counts_of",
+    "while it is evaluated": "site_tasks.round_update.counts_of",
 }
 
 

@@ -302,7 +302,7 @@ def test_fresh_runs_draw_fresh_noise(workspace_of: Workspace) -> None:
 
 def test_a_traceback_stays_at_the_site(workspace_of: Workspace, monkeypatch: Any) -> None:
     """An unexpected failure crosses the border as a code and a safe sentence."""
-    import site_tasks.train_linear as module
+    import site_tasks.round_update as module
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ValueError("row 17: Jane Roe, 1970-01-01")
