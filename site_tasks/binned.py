@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ __all__ = ["BLOCK", "bins_of", "checked", "cuts_of", "nodes_of"]
 Array = NDArray[Any]
 #: Rows that are put into bins at a time.
 BLOCK = 65_536
+_READING = threading.Lock()
 
 
 def cuts_of(model: Artefact, prepared: Prepared, context: RunContext) -> tuple[Cuts, str]:
@@ -42,11 +44,12 @@ def cuts_of(model: Artefact, prepared: Prepared, context: RunContext) -> tuple[C
     """
     from folkmoot.trees.cuts import Cuts
 
-    last, features, found, edges = context.cache.get("cuts", (None, 0, None, ""))
-    if last is not model or features != len(prepared.features):
-        found = Cuts.from_arrays(model.arrays, len(prepared.features))
-        edges = hashlib.sha256(found.values.tobytes() + found.first.tobytes()).hexdigest()
-        context.cache["cuts"] = (model, len(prepared.features), found, edges)
+    with _READING:  # sites side by side would each check the same edges
+        last, features, found, edges = context.cache.get("cuts", (None, 0, None, ""))
+        if last is not model or features != len(prepared.features):
+            found = Cuts.from_arrays(model.arrays, len(prepared.features))
+            edges = hashlib.sha256(found.values.tobytes() + found.first.tobytes()).hexdigest()
+            context.cache["cuts"] = (model, len(prepared.features), found, edges)
     return found, edges
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from folkmoot.privacy.events import Event
 
 __all__ = ["check_shape", "counts_of", "due", "evaluate", "load_model"]
+
+_READING = threading.Lock()
 
 
 def evaluate(step: Step, context: RunContext) -> list[ArtifactRef]:
@@ -161,9 +164,15 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
     found = digest(data)
     # One process may serve all sites of a federation: what fits one fits those of its features.
     name = (context.run, key, found, prepared.features.names)
-    known: tuple[object, Artefact] | None = context.cache.get("model")
-    if known is not None and known[0] == name:
-        return known[1], found
+    with _READING:  # sites side by side would each read the same model
+        known: tuple[object, Artefact] | None = context.cache.get("model")
+        if known is None or known[0] != name:
+            known = name, _fitting(data, key, prepared, context)
+            context.cache["model"] = known
+    return known[1], found
+
+
+def _fitting(data: bytes, key: str, prepared: Prepared, context: RunContext) -> Artefact:
     model = decode(data, kind="model")
     meta = model.meta
     if (meta.get("federation"), meta.get("run")) != (context.federation, context.run):
@@ -188,8 +197,7 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
         raise _shapeless("coefficients or trees")
     if meta["kind"] == "linear":  # trees are checked where they are read (site_tasks.margins)
         check_shape(model, prepared, context)
-    context.cache["model"] = name, model
-    return model, found
+    return model
 
 
 def check_shape(model: Artefact, prepared: Prepared, context: RunContext) -> None:

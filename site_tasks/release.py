@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import PrivacyError, ProtocolError
+from folkmoot.exchange import write_all
 from folkmoot.identity import verify
 from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
@@ -312,9 +313,7 @@ def _persist(path: str, data: bytes, *, durable: bool) -> None:
     part = os.path.join(folder, f".{name}.part")
     file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(file, rest) :]
+        write_all(file, data)
         if durable:
             os.fsync(file)
     finally:
