@@ -14,6 +14,7 @@ that each category's rows ask for and cut in two (Fisher 1958, doi:10.1080/01621
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Rules:
     #: Whether any feature is bound to be monotone: gains are then computed in another way.
     constrained: bool = False
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[float, float, float, float, bool]:
         """What the kernels take: lambda, alpha, least Hessian, largest step, whether constrained."""
         values = (self.reg_lambda, self.reg_alpha, self.min_child_weight, self.max_delta_step)
