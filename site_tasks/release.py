@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import PrivacyError, ProtocolError
-from folkmoot.exchange import write_all
+from folkmoot.exchange_backends import write_all
 from folkmoot.identity import verify
 from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id

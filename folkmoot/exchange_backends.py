@@ -1,0 +1,206 @@
+"""What the exchange store keeps its artefacts in: a folder, or any other fsspec filesystem."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Protocol
+
+from folkmoot.errors import ConfigError, TransientError
+
+__all__ = ["Backend", "Folder", "Remote", "transient", "write_all"]
+
+_PIECE = 128 * 1024
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
+class Backend(Protocol):
+    """What keeps the artefacts: whole or absent, and each key once."""
+
+    def create(self, key: str, data: bytes, digest: str) -> bool:
+        """Keep ``data`` of that SHA-256 under ``key``; False where the key is taken."""
+
+    def read(self, key: str) -> bytes | None:
+        """What is kept under ``key``, or None."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly in a folder, in any order."""
+
+
+class Folder:
+    """A local folder: written beside, then linked into place, so that a key is whole or absent."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._prefix = f"{root}{os.sep}"  # plain strings: a round opens some thirty files
+
+    def create(self, key: str, data: bytes, digest: str) -> bool:
+        """As :meth:`Backend.create`."""
+        path = self._prefix + key
+        if os.path.exists(path):
+            return False
+        folder = os.path.dirname(path)
+        part = os.path.join(folder, f".part-{os.getpid()}-{secrets.token_hex(8)}")
+        try:
+            try:
+                file = os.open(part, _NEW, 0o600)
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
+                file = os.open(part, _NEW, 0o600)
+            try:
+                write_all(file, data)
+            finally:
+                os.close(file)
+            os.link(part, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise transient(error, key) from None
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+        return True
+
+    def link(self, key: str, twin: str) -> bool:
+        """Publish a file as it lies, where the file system and the key allow it."""
+        path = self._prefix + key
+        for _ in range(2):
+            try:
+                os.link(twin, path)
+                return True
+            except FileNotFoundError:
+                with contextlib.suppress(OSError):
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+            except OSError:  # taken, on another file system, or one without links
+                break
+        return False
+
+    def read(self, key: str) -> bytes | None:
+        """As :meth:`Backend.read`."""
+        try:
+            with open(self._prefix + key, "rb", buffering=0) as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise transient(error, key) from None
+
+    def names(self, folder: str) -> list[str]:
+        """As :meth:`Backend.names`."""
+        path = self.root / folder
+        return (
+            [p.name for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
+        )
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write to a file descriptor, piece by piece.
+
+    For megabytes in one piece Linux seeks pages of megabytes, which took five times as long as the copy.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest[:_PIECE]) :]
+
+
+class Remote:
+    """Any other fsspec filesystem; exclusive creation where the store can (S3: If-None-Match)."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        import fsspec
+
+        # Listings would otherwise be remembered, and another party's artefacts not be seen.
+        options.setdefault("use_listings_cache", False)
+        if url.startswith(
+            "s3://"
+        ):  # links are signed as anything else is, also for other endpoints
+            options.setdefault("config_kwargs", {"signature_version": "s3v4"})
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(url, **options)
+        except ImportError:
+            raise ConfigError(
+                "config.installation",
+                f"federation.exchange: {url} needs a package that is not installed.",
+                "For S3: pip install 'folkmoot[s3]'; for others the fsspec package of that store.",
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                "config.invalid",
+                f"federation.exchange: {url} cannot be opened ({type(error).__name__}).",
+                "Use file:///folder, s3://bucket/prefix or another fsspec URL, and check "
+                "federation.exchange_options.",
+            ) from None
+
+    def create(self, key: str, data: bytes, digest: str) -> bool:
+        """As :meth:`Backend.create`."""
+        path = f"{self.root}/{key}"
+        try:
+            if self.fs.exists(path):
+                return False
+            self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except Exception as error:  # each store has its own
+            raise transient(error, key) from None
+        return True
+
+    def read(self, key: str) -> bytes | None:
+        """As :meth:`Backend.read`."""
+        try:
+            return bytes(self.fs.cat_file(f"{self.root}/{key}"))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # each store has its own
+            raise transient(error, key) from None
+
+    def digest(self, key: str) -> str:
+        """SHA-256 of what is kept, read in pieces."""
+        try:
+            with self.fs.open(f"{self.root}/{key}", "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except Exception as error:  # each store has its own
+            raise transient(error, key) from None
+
+    def link(self, key: str, seconds: int) -> tuple[str, int] | None:
+        """A presigned URL and the artefact's bytes; None on other stores than S3."""
+        protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
+        if "s3" not in protocols:
+            return None
+        path = f"{self.root}/{key}"
+        try:
+            size = int(self.fs.info(path)["size"])
+            return str(self.fs.sign(path, expiration=seconds)), size
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # each store has its own
+            raise transient(error, key) from None
+
+    def names(self, folder: str) -> list[str]:
+        """As :meth:`Backend.names`."""
+        try:
+            return [
+                str(p).rsplit("/", 1)[1] for p in self.fs.ls(f"{self.root}/{folder}", detail=False)
+            ]
+        except FileNotFoundError:
+            return []
+        except Exception as error:  # each store has its own
+            raise transient(error, folder) from None
+
+
+def transient(error: Exception, key: str) -> TransientError:
+    """What a store that did not take or give ``key`` is told as."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return TransientError(
+            "transient.disk-full",
+            f"No space is left where the exchange store keeps {key}; nothing was published.",
+            "Free space and start again: finished steps are not repeated.",
+        )
+    return TransientError(
+        "transient.exchange",
+        f"The exchange store did not take or give {key} ({type(error).__name__}).",
+        "Check the store's URL, rights and network; the step can be repeated.",
+    )
