@@ -23,6 +23,7 @@ from folkmoot.agreement import BEYOND, OVER, SchemaLattice, votes
 from folkmoot.errors import DataError, PrivacyError
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import canonical_json
+from site_tasks.arrays import read_array
 from site_tasks.home import SiteHome
 from site_tasks.prepared import read_json, write_folder, write_json
 
@@ -67,7 +68,7 @@ def agree(step: Step, context: RunContext) -> list[ArtifactRef]:
     folder = _folder(home, context, stage)
     if read_json(folder / "report.json") is None:
         _write(folder, job)
-    codes = np.load(folder / "codes.npy", allow_pickle=False)
+    codes = read_array(folder / "codes.npy")
     codes = _held(codes, context, home)
 
     def make() -> Mapping[str, Part]:
@@ -120,7 +121,7 @@ def own_limit(job: Job, context: RunContext, home: SiteHome, stage: str) -> Job:
     if read_json(folder / "report.json") is None:
         _write(folder, replace(job, settings=_asked(context)))
     report = read_json(folder / "report.json") or {}
-    codes = np.load(folder / "codes.npy", allow_pickle=False)
+    codes = read_array(folder / "codes.npy")
     index = SchemaLattice.of(context.contract, _asked(context)).index(levels)
     if index is None or codes[index] >= OVER:
         raise DataError(

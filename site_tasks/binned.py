@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact
+from site_tasks.arrays import read_array
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared
 
@@ -65,7 +66,7 @@ def bins_of(
         return kept[1]
     path = home.work / "bins" / f"{prepared.digest[:32]}-{edges[:32]}.npy"
     try:
-        found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: Array = read_array(path, mapped=True)
     except (OSError, ValueError):
         blocks = [bin_rows(x, cuts) for x, _, _ in prepared.blocks("train", BLOCK)]
         found = np.concatenate(blocks)

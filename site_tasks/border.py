@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from folkmoot.errors import FolkmootError, RoundError, TransientError
+from site_tasks.one_parser import ONE_PARSER
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext, Step
@@ -92,7 +93,8 @@ def _log(step: Step, context: RunContext, error: Exception) -> None:
             os.replace(path, path.with_suffix(".log.1"))
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         lines = [f"{when} {context.federation} {context.run} {step.name}\n"]
-        lines += traceback.format_exception(error)
+        with ONE_PARSER:
+            lines += traceback.format_exception(error)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write("".join(lines))

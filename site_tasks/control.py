@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from folkmoot.plan import RunContext, keys
 from folkmoot.wire import Artefact, decode
 from site_tasks import orders
+from site_tasks.arrays import read_array
 from site_tasks.home import SiteHome
 
 __all__ = ["load_control", "save_control"]
@@ -50,7 +51,7 @@ def load_control(
         if earlier != round - 1:
             model = decode(orders.read(context, keys.model(earlier)), kind="model")
         if home.name in model.meta["participants"]:
-            control: Floats = np.load(path, allow_pickle=False)
+            control: Floats = read_array(path)
             if control.shape == shape:
                 return control
     return np.zeros(shape)

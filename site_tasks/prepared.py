@@ -33,6 +33,7 @@ from folkmoot.features import FeatureSpace, feature_space
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
 from folkmoot.wire import canonical_json
+from site_tasks.arrays import read_array, read_blocks
 from site_tasks.home import SiteHome
 
 __all__ = [
@@ -158,9 +159,7 @@ class Prepared:
 
     def _map(self, name: str) -> NDArray[Any]:
         if name not in self._open:
-            self._open[name] = np.load(
-                self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False
-            )
+            self._open[name] = read_array(self.folder / f"{name}.npy", mapped=True)
         return self._open[name]
 
 
@@ -329,18 +328,6 @@ def write_folder(folder: Path) -> Iterator[Path]:
     others = [f for f in folder.parent.iterdir() if f != folder and not f.name.startswith(".")]
     for old in sorted(others, key=lambda f: f.stat().st_mtime, reverse=True)[KEEP - 1 :]:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def read_blocks(path: Path, rows: int) -> Iterator[NDArray[Any]]:
-    """Slices of a ``.npy`` file along its first axis, read into fresh memory; memory O(slice)."""
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        width = int(np.prod(shape[1:], dtype=np.int64))
-        for start in range(0, shape[0], rows):
-            count = min(rows, shape[0] - start)
-            block = np.fromfile(file, dtype, count * width)
-            yield block.reshape(count, *shape[1:])
 
 
 def _name(stage: str, *parts: object) -> str:

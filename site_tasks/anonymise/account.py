@@ -18,6 +18,7 @@ from site_tasks.anonymise.people import people_behind, people_like
 from site_tasks.anonymise.population import read_population
 from site_tasks.anonymise.recoding import Cells, Ranges, Recoding, Sets
 from site_tasks.anonymise.secret import Secret
+from site_tasks.arrays import read_arrays
 from site_tasks.table import row_count
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ def load_outcome(job: Job, path: Path, coded: Coded | None = None) -> Recoding |
     Recoding or None
         None as :func:`generalised_recoding`.
     """
-    with np.load(path, allow_pickle=False) as file:
-        found = {name: file[name] for name in file.files}
+    found = read_arrays(path)
     if "visible" in found:
         return generalised_recoding(job, coded or coded_table(job), found["visible"])
     columns = quasi_identifiers(converted_contract(job.contract))

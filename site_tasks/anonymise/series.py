@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import DataError
 from site_tasks.anonymise.models import Model, settled
+from site_tasks.arrays import read_arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,8 +134,7 @@ class Series:
         if not path.exists():
             return Series()
         try:
-            with np.load(path, allow_pickle=False) as file:
-                values = {name: file[name] for name in file.files}
+            values = read_arrays(path)
             if int(values.pop("format")) != _FORMAT:
                 raise ValueError
             versions = [str(name) for name in values.pop("versions").tolist()]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from folkmoot.live.process import job, say
 from folkmoot.models.library import import_xgboost
 from folkmoot.models.scores import gradients
+from site_tasks.arrays import read_array
 
 if TYPE_CHECKING:
     import xgboost
@@ -94,8 +95,8 @@ def _train(asked: dict[str, Any]) -> xgboost.Booster:
     import xgboost
 
     folder = Path(asked["rows"])
-    labels, start = np.load(folder / "train-labels.npy"), np.load(asked["start"])
-    weights = np.load(folder / "train-weights.npy") if asked["weighted"] else None
+    labels, start = read_array(folder / "train-labels.npy"), read_array(Path(asked["start"]))
+    weights = read_array(folder / "train-weights.npy") if asked["weighted"] else None
     matrix = _binned(asked, weights)  # all sites together: the bin edges
     matrix.set_base_margin(start)
     say(step=0)
@@ -123,7 +124,7 @@ def _binned(asked: dict[str, Any], weights: Array | None) -> xgboost.QuantileDMa
     """The site's rows in the federation's bins, read in slices."""
     import xgboost
 
-    rows = np.load(Path(asked["rows"]) / "train.npy", mmap_mode="r", allow_pickle=False)
+    rows = read_array(Path(asked["rows"]) / "train.npy", mapped=True)
 
     class Slices(xgboost.DataIter):  # type: ignore[misc]  # xgboost is untyped
         """XGBoost's view of the rows on disk."""

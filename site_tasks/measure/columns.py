@@ -25,6 +25,7 @@ from folkmoot.plan import RunContext, Step
 from folkmoot.statistics.questions import counted
 from folkmoot.wire import canonical_json
 from site_tasks import permissions
+from site_tasks.arrays import read_array
 from site_tasks.home import SiteHome
 from site_tasks.prepared import read_json, write_folder, write_json
 
@@ -61,7 +62,7 @@ class Columns:
         return found
 
     def _load(self, column: Column) -> Any:
-        return np.load(self.folder / f"{_file(column)}.npy", allow_pickle=False)
+        return read_array(self.folder / f"{_file(column)}.npy")
 
 
 def columns(step: Step, context: RunContext) -> list[ArtifactRef]:

@@ -13,8 +13,8 @@ from folkmoot.features import encode_frame, encode_label
 from folkmoot.params import Params, parse_params
 from site_tasks.anonymise.generalise import anonymise
 from site_tasks.anonymise.job import Job
+from site_tasks.arrays import read_blocks
 from site_tasks.encode import encode_table, held_out
-from site_tasks.prepared import read_blocks
 
 from .conftest import COLUMNS, rows, write
 
