@@ -184,6 +184,8 @@ def _trainings(bed: Testbed, told: Summary, quick: bool) -> str:
     good = done["state"] == ("success" if quick else "failed") and kept
     where = "in" if kept else "NOT IN"
     told.check("error that holds a row", good, f"{_well(done)}; {where} the site's own log")
+    shown = bed.shown(done, SITES[2])
+    told.check("Airflow shows of it", f"round.site-failed [{SITES[2]}]: " in shown, shown)
     bed.harm(SITES[2], "")
     return str(done["dag_run"])
 

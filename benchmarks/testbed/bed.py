@@ -328,7 +328,21 @@ class Testbed:
             time.sleep(0.5)
         tasks = api.tasks(dag, run)
         api.close()
-        return {"state": state, "seconds": time.time() - began, "tasks": tasks, "dag_run": run}
+        done = {"state": state, "seconds": time.time() - began, "tasks": tasks, "dag_run": run}
+        return {**done, "dag": dag}
+
+    def shown(self, done: Mapping[str, Any], site: str) -> str:
+        """What Airflow's pages show of a site's first failed task in a run of `train`."""
+        failed = [
+            t for n, t in done["tasks"].items() if t["state"] == "failed" and n.endswith(site)
+        ]
+        if not failed:
+            return "no task failed"
+        api = self.api()
+        task = min(failed, key=lambda t: str(t["start_date"]))
+        log = api.task_log(done["dag"], done["dag_run"], task["task_id"], task["try_number"])
+        api.close()
+        return next((x for x in reversed(log.splitlines()) if f"[{site}]" in x), "nothing")
 
 
 def _Api(bed: Testbed, base: Any) -> Any:

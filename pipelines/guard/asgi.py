@@ -163,6 +163,7 @@ class Guard:
         if not self._once.first(visitor.site, visitor.number, visitor.expires + LEEWAY):
             raise _No(Refusal(401, "replay"), request)
         request.member = self.sites.members[visitor.site]
+        request.first = lambda number: self._once.first(visitor.site, number, time.time() + _DAY)
 
     async def _task(self, request: Request) -> None:
         """A token that the coordinator signed for a task in the queue of a member."""
@@ -253,6 +254,7 @@ class Closed:
 
 
 _HEADERS = "folkmoot.headers"
+_DAY = 86_400.0
 _NOBODY: Any = None
 #: No site has this name: all guests together are one.
 _GUESTS = ""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import folkmoot
+from folkmoot.told import is_told
 from folkmoot.versions import together
 from pipelines.guard.request import Refusal, Request
 
@@ -91,10 +92,14 @@ async def worker_facts(request: Request) -> Refusal | None:
 
 @_check("job-state", "log-path", "log-push")
 async def job_holder(request: Request) -> Refusal | None:
-    """State and logs of a job are told by the worker that holds it."""
+    """State and logs of a job are told by the worker that holds it, and of no other task's id."""
     p = request.params
     job = await request.jobs.job(p["dag"], p["task"], p["run"], int(p["attempt"]), int(p["index"]))
     if job is None or job.queue != request.queue or job.worker is None:
+        return _no("job-holder")
+    sent = (request.query, _object(request.body))
+    named = [s["task_instance_id"] for s in sent if s.get("task_instance_id") is not None]
+    if any(name != job.identity for name in named):
         return _no("job-holder")
     return None if job.worker.partition(".")[0] == request.site else _no("job-holder")
 
@@ -107,11 +112,14 @@ async def job_state(request: Request) -> Refusal | None:
 
 @_check("log-push")
 async def log_push(request: Request) -> Refusal | None:
-    """The text of logs stays at the site: it is dropped unless the site's entry says otherwise."""
+    """The text of logs stays at the site, but for one line of each try that says why it failed.
+
+    All else is dropped unless the site's entry says otherwise.
+    """
+    text = _object(request.body).get("log_chunk_data")
     if not request.member.logs:
-        return Refusal(200, "log-push", quiet=True)
-    body = _object(request.body)
-    text = body.get("log_chunk_data")
+        told = is_told(text, request.site) and request.first(f"told {request.path}")
+        return None if told else Refusal(200, "log-push", quiet=True)
     if not isinstance(text, str) or any(ord(c) < 32 and c not in "\n\t" for c in text):
         return _no("log-push")
     return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipelines.guard.sites import Member
@@ -32,10 +32,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the edge executor: its queue, and the worker that holds it."""
+    """A job of the edge executor: its queue, the worker that holds it, its task instance's id."""
 
     queue: str
     worker: str | None
+    identity: str = ""
 
 
 class Jobs(Protocol):
@@ -82,6 +83,8 @@ class Request:
         The task that a request with a task's token comes from.
     subject : str
         Id of that task.
+    first : callable
+        Whether the site does what a text names for the first time today.
     """
 
     method: str
@@ -96,7 +99,7 @@ class Request:
     body: Any = None
     task: Task | None = None
     subject: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
+    first: Callable[[str], bool] = lambda number: False
 
     @property
     def queue(self) -> str:

@@ -147,7 +147,7 @@ class DatabaseJobs:
         from airflow.utils.session import create_session
         from sqlalchemy import select
 
-        query = select(Row.queue, Row.edge_worker).where(
+        query = select(Row.queue, Row.edge_worker, Row.task_instance_id).where(
             Row.dag_id == dag,
             Row.task_id == task,
             Row.run_id == run,
@@ -157,7 +157,7 @@ class DatabaseJobs:
         with create_session() as session:
             found = session.execute(query.limit(2)).all()
         # Two jobs of one try differ in an id that the path does not name: neither is trusted.
-        return Job(str(found[0][0]), found[0][1]) if len(found) == 1 else None
+        return Job(str(found[0][0]), found[0][1], found[0][2]) if len(found) == 1 else None
 
 
 def _keep(store: OrderedDict[str, Any], key: str, value: Any) -> None:

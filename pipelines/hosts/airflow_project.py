@@ -24,6 +24,7 @@ from folkmoot.identity import Roster
 from folkmoot.params import Params, load_params
 from folkmoot.plan import RunContext, Step
 from pipelines.coordinator import lock
+from pipelines.hosts.airflow_told import tell
 from pipelines.hosts.execute import open_context, store_of
 from pipelines.hosts.walk import contract_for
 
@@ -166,10 +167,13 @@ class ProjectTask(BaseOperator):  # type: ignore[misc]
                 return self.work(context)
         except AirflowTaskTimeout:
             seconds = self.deadline or self.project.params.federation.deadline_seconds
-            raise AirflowFailException(
+            late = (
                 f"{self.task_id} did not finish within {seconds} s (federation.deadline_seconds)."
-            ) from None
+            )
+            tell(self.queue, late)
+            raise AirflowFailException(late) from None
         except FolkmootError as error:
+            tell(self.queue, error)
             again = error.retryable or error.code in self.patient
             if not again or _last_try(context):
                 self.give_up(context)
@@ -178,6 +182,7 @@ class ProjectTask(BaseOperator):  # type: ignore[misc]
         except AirflowException:
             raise
         except Exception:
+            tell(self.queue, f"{self.task_id} failed outside its step.")
             if _last_try(context):
                 self.give_up(context)
             raise

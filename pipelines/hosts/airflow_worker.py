@@ -3,7 +3,8 @@
 Airflow's own edge worker (started as :mod:`pipelines.hosts.airflow_worker_setup` says), with four
 changes.  It signs its requests with the site's key, so that it holds no secret of the coordinator.
 It takes jobs of its own queue and of the project's DAG files alone, whatever it is sent.  What its
-tasks log stays here.  Killed in maintenance mode, it comes back in maintenance mode.
+tasks log stays here, but for the line that says why one failed.  Killed in maintenance mode, it comes
+back in maintenance mode.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import folkmoot
 from folkmoot.errors import FolkmootError, TransientError
 from folkmoot.identity.visit import Visit
 from pipelines.hosts.airflow_pace import let_go, paced, preload
+from pipelines.hosts.airflow_told import silent_end, telling
 from pipelines.hosts.airflow_worker_setup import approved
 from site_tasks.home import SiteHome
 from site_tasks.join import hello
@@ -105,10 +107,12 @@ def main() -> int:
             return None
         return job
 
-    async def kept(*arguments: Any, **named: Any) -> None:
+    async def kept(task: Any, task_instance_id: Any = None, **named: Any) -> None:
         """Errors of the supervisor hold tracebacks: they stay in the log here."""
         if home.settings.permissions.logs:
-            await push(*arguments, **named)
+            await push(task=task, task_instance_id=task_instance_id, **named)
+        else:
+            await silent_end(push, visit.site, task, task_instance_id)
 
     signer = _Signer(visit)
     api_client.jwt_generator = lambda: signer
@@ -118,7 +122,7 @@ def main() -> int:
     let_go()
     from airflow.configuration import conf
 
-    running = paced(_worker_of(home), home)(
+    running = paced(telling(_worker_of(home), push), home)(
         pid_file_path=str(Path(os.environ["AIRFLOW_HOME"]) / "worker.pid"),
         hostname=visit.site,
         queues=[f"site-{visit.site}"],

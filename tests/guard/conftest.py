@@ -43,7 +43,7 @@ class KnownJobs:
     async def job(self, dag: str, task: str, run: str, attempt: int, index: int) -> Job | None:
         for site in ("site-a", "site-b"):
             if task == f"round-001.train-{site}-001" and run == "run-1":
-                return Job(f"site-{site}", site)
+                return Job(f"site-{site}", site, TI_A if site == "site-a" else TI_B)
         if task == "waiting":
             return Job("site-site-a", None)
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import folkmoot
+from folkmoot.told import told_line
 from pipelines.guard import asgi
 from pipelines.guard.checks import CHECKS
 from pipelines.guard.routes import ROUTES
@@ -38,6 +39,7 @@ STATE = {
 FETCH = {"queues": ["site-site-a"], "free_concurrency": 1, "supports_task_instance_uuid": True}
 REF = {"key": "demo/runs/run-1/round-001/update-site-a", "digest": "0" * 64, "size": 3}
 PART = {"upload-offset": "0", "upload-length": "3", "repr-digest": "sha-256=:AAAA:"}
+TOLD = told_line("data.missing [site-a]: The site has no dataset. Remedy: Add one.")
 HOST = {"state": "running", "hostname": "site-a", "unixname": "worker", "pid": 7}
 
 #: What a worker and its tasks do: (method, path, site or task, further arguments).
@@ -47,7 +49,10 @@ ALLOWED: list[tuple[str, str, dict[str, Any]]] = [
     ("PATCH", "/edge_worker/v1/worker/site-a", {"site": "site-a", "json": {**STATE, "maintenance_comments": "admin put node into maintenance\nComment: disk"}}),
     ("POST", "/edge_worker/v1/jobs/fetch/site-a", {"site": "site-a", "json": FETCH}),
     ("PATCH", f"/edge_worker/v1/jobs/state/{JOB_A}/success", {"site": "site-a", "json": {}}),
+    ("PATCH", f"/edge_worker/v1/jobs/state/{JOB_A}/failed", {"site": "site-a", "json": {"task_instance_id": TI_A}}),
     ("GET", f"/edge_worker/v1/logs/logfile_path/{JOB_A}", {"site": "site-a"}),
+    ("GET", f"/edge_worker/v1/logs/logfile_path/{JOB_A}", {"site": "site-a", "params": {"task_instance_id": TI_A}}),
+    ("POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_data": TOLD, "task_instance_id": TI_A}}),
     ("PATCH", f"/execution/task-instances/{TI_A}/run", {"task": TI_A, "json": HOST}),
     ("PATCH", f"/execution/task-instances/{TI_A}/state", {"task": TI_A, "json": {"state": "success", "task_outlets": [], "outlet_events": []}}),
     ("PUT", f"/execution/task-instances/{TI_A}/heartbeat", {"task": TI_A, "json": {"hostname": "a", "pid": 7}}),
@@ -95,6 +100,8 @@ ATTACKS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("job-holder", "GET", f"/edge_worker/v1/logs/logfile_path/{JOB_B}", {"site": "site-a"}),
     ("job-holder", "PATCH", "/edge_worker/v1/jobs/state/federated_linear/waiting/run-1/1/-1/success", {"site": "site-a", "json": {}}),
     ("job-holder", "PATCH", "/edge_worker/v1/jobs/state/federated_linear/absent/run-1/1/-1/success", {"site": "site-a", "json": {}}),
+    ("job-holder", "GET", f"/edge_worker/v1/logs/logfile_path/{JOB_A}?task_instance_id={TI_B}", {"site": "site-a"}),
+    ("job-holder", "POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_data": TOLD, "task_instance_id": TI_B}}),
     ("job-state", "PATCH", f"/edge_worker/v1/jobs/state/{JOB_A}/removed", {"site": "site-a", "json": {}}),
     ("log-push", "POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_data": "Anna"}}),
     ("own-task", "PATCH", f"/execution/task-instances/{TI_B}/state", {"task": TI_A, "json": {"state": "success"}}),
@@ -313,6 +320,42 @@ def test_logs_come_through_where_the_site_lets_them(door: Door) -> None:
     assert answer.text == '"through"'
     answer = door.send(guard, "POST", path, site="site-a", json={"log_chunk_data": "a\x1b[2J"})
     assert answer.json()["reason"] == "log-push"
+
+
+def test_why_a_task_failed_is_told_once_and_nothing_else(door: Door) -> None:
+    guard, path = door.guard(), f"/edge_worker/v1/logs/push/{JOB_A}"
+
+    def pushed(text: str) -> int:
+        before = len(door.through)
+        answer = door.send(guard, "POST", path, site="site-a", json={"log_chunk_data": text})
+        assert answer.status_code == 200
+        return len(door.through) - before
+
+    def line(**changes: str) -> str:
+        return json.dumps({**json.loads(TOLD), **changes}) + "\n"
+
+    event = "data.missing [site-a]: The site has no dataset."
+    for text in (
+        "Traceback (most recent call last): Anna\n",
+        TOLD.rstrip(),
+        TOLD + TOLD,
+        line(rows="Anna"),
+        line(event="Anna"),
+        line(event=event.replace("site-a", "site-b")),
+        line(event=event.replace("data.missing", "data.anna")),
+        line(event=event + "\nforged"),
+        line(event=event + "x" * 2000),
+        line(event=event + " https://example.org"),
+        line(level="info"),
+        line(logger="root"),
+        line(timestamp="2026-11-23 Anna"),
+    ):
+        assert pushed(text) == 0, text
+    assert pushed(line(event=event)) == 1
+    assert pushed(line(event=event)) == 0, "one line of each try"
+    other = path.replace("/1/-1", "/2/-1")
+    answer = door.send(guard, "POST", other, site="site-a", json={"log_chunk_data": TOLD})
+    assert answer.text == '"through"', "the next try has its own"
 
 
 def _raw(door: Door, scope: dict[str, Any], parts: list[bytes] | None = None) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def test_a_federation_of_three_sites_leaks_nothing(tmp_path: Path) -> None:
     told = {what.strip(): value.strip() for what, value in told.items()}
     assert told["planted values found"] == "none"
     assert told["error that holds a row"].startswith("success")
+    assert told["Airflow shows of it"].startswith("round.site-failed [")
     found, _, made = told["leaks on purpose found"].partition(" of ")
     assert found == made
     assert int(found) >= 48
