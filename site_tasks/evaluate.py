@@ -15,7 +15,7 @@ from folkmoot.models.linear import parameters
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, Step, keys
 from folkmoot.updates import Statistics
-from folkmoot.wire import Artefact, decode, digest
+from folkmoot.wire import Artefact, decode
 from site_tasks import orders
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared, load_prepared
@@ -160,8 +160,7 @@ def load_model(context: RunContext, key: str, prepared: Prepared) -> tuple[Artef
         ``protocol.missing``, or ``protocol.mismatch`` for another run, round, kind, shape or
         feature space.
     """
-    data = orders.read(context, key)
-    found = digest(data)
+    data, found = orders.signed(context, key)
     # One process may serve all sites of a federation: what fits one fits those of its features.
     name = (context.run, key, found, prepared.features.names)
     with _READING:  # sites side by side would each read the same model

@@ -330,7 +330,7 @@ def _persist(path: str, data: bytes, *, durable: bool) -> None:
 @contextmanager
 def _alone(home: SiteHome, identity: str) -> Iterator[None]:
     """One process at a time per release: a second one waits, then finds the stored bytes."""
-    path = os.path.join(home.releases, f".lock-{identity[:2]}")
+    path = os.path.join(home.releases, f".lock-{identity[:1]}")
     flags = os.O_RDWR | os.O_CREAT
     try:
         file = os.open(path, flags, 0o600)

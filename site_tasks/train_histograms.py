@@ -169,7 +169,7 @@ def _sums(
     found: dict[str, Array] = {"sums": sums}
     if growing.level == 0:
         found["totals"] = np.stack([gradient.sum(axis=1), hessian.sum(axis=1)], axis=1)
-    grid = options.grid_of(context.contract, context.params)
+    grid = options.grid_of(context)
     for array in found.values():
         grid.check(array)
     return found
@@ -195,7 +195,7 @@ def _derivatives(
     start = margins(model, prepared, "train", context, home, leaf)
     if not np.isfinite(start).all():
         raise _diverged(home)
-    grid = options.grid_of(contract, params)
+    grid = options.grid_of(context)
     grad, hess = derivatives(
         options.objective_of(contract, params),
         start,

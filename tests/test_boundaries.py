@@ -130,7 +130,7 @@ def test_every_module_says_what_it_is_and_keeps_its_promises(package: str) -> No
         assert ast.get_docstring(module), f"{path} has no docstring"
         defined: set[str] = set()
         for node in module.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 defined.add(node.name)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 defined |= {alias.asname or alias.name for alias in node.names}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ class Cuts:
     def bins(self) -> int:
         """Bins of all features together."""
         return int(self.first[-1])
+
+    @cached_property
+    def widest(self) -> int:
+        """Most bins of a feature."""
+        return int(np.diff(self.first).max())
 
     def threshold(self, feature: int, place: int) -> np.float32:
         """Rows with less than this are in the feature's bins up to and including ``place``."""

@@ -83,7 +83,7 @@ class Grid:
 
 def missing_code(cuts: Cuts) -> int:
     """Bin code of a missing value: one above all bins of any feature."""
-    return int(np.diff(cuts.first).max())
+    return cuts.widest
 
 
 def bin_rows(rows: Array, cuts: Cuts) -> Array:

@@ -14,6 +14,7 @@ from folkmoot.params.boosting import HISTOGRAMS
 if TYPE_CHECKING:
     from folkmoot.contract import Contract
     from folkmoot.params import Params
+    from folkmoot.plan import RunContext
     from folkmoot.trees.grow import Columns
     from folkmoot.trees.histograms import Grid
     from folkmoot.trees.split import Rules
@@ -122,13 +123,18 @@ def bounds_of_derivatives(contract: Contract, params: Params) -> tuple[float, fl
     return 4 * upper * weight, 4 * upper * grown * weight
 
 
-def grid_of(contract: Contract, params: Params) -> Grid:
-    """Steps of the sums; raises as :meth:`Grid.fit`."""
+def grid_of(context: RunContext) -> Grid:
+    """Steps of a run's sums, worked out once; raises as :meth:`Grid.fit`."""
     from folkmoot.trees.histograms import Grid
 
-    gradient, hessian = bounds_of_derivatives(contract, params)
-    sites = len(params.federation.members)
-    return Grid.fit(sites, params.aggregation.rows_limit, gradient, hessian)
+    found: Grid | None = context.cache.get("grid")
+    if found is None:
+        params = context.params
+        gradient, hessian = bounds_of_derivatives(context.contract, params)
+        sites = len(params.federation.members)
+        found = Grid.fit(sites, params.aggregation.rows_limit, gradient, hessian)
+        context.cache["grid"] = found
+    return found
 
 
 def check(contract: Contract, params: Params) -> None:

@@ -66,7 +66,17 @@ def telling(kind: Any, push: Callable[..., Awaitable[None]]) -> Any:
 async def silent_end(
     push: Callable[..., Awaitable[None]], site: str, task: Any, identity: Any
 ) -> None:
-    """Tell of a task whose process ended without a word; the guard takes one line of each try."""
+    """Tell of a task whose process ended without a word; the guard takes one line of each try.
+
+    Parameters
+    ----------
+    push : coroutine function
+        As for :func:`telling`.
+    site : str
+        The site.
+    task, identity : object
+        The task and its instance's id, as Airflow's worker names them.
+    """
     error = RoundError(
         "round.site-failed",
         "The task's process ended before it could say why.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ from folkmoot.models.trees import usable_cores
 from folkmoot.params import Params
 from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step, keys
 from pipelines.coordinator import lock
+from pipelines.coordinator.collect import open_early
 from pipelines.coordinator.open_round import load_json, open_run, run_name
 from pipelines.hosts.execute import execute, store_of
 from pipelines.hosts.walk import contract_for, ending, ensure_members, record, roster_for
@@ -67,6 +69,11 @@ class Walk:
             self.failed[step.place] = error
             self._left_out[step.place] = stage
             self.progress.say(f"{step.place} is left out of {step.name}: {error}")
+            return
+        params = self.context.params
+        if params.kind == "trees" and not params.aggregation.masked and "/train/" in step.name:
+            with suppress(FolkmootError):  # the coordinator's own try says so
+                open_early(step, self.context)
 
     def through(self, steps: Sequence[Step]) -> None:
         """Execute a stage in the plan's order: one task at every site, the coordinator, and so on.

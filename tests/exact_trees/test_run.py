@@ -186,7 +186,7 @@ def test_a_site_lost_within_a_tree(mixed: Mixed, workspace_of: Workspace, protec
         steps=3,
         depth=[3, 1, 3] if masked else 3,
         classes=3,
-        grid=options.grid_of(context.contract, params),
+        grid=options.grid_of(context),
         with_rows=lambda step: without if step == alone else everybody,
     )
     assert json.loads(tree_bytes(model)) == trees

@@ -144,7 +144,7 @@ def _advanced(
         nodes,
         full,
         cuts,
-        options.grid_of(contract, params),
+        options.grid_of(context),
         options.rules_of(contract, params),
         options.columns_of(contract, params),
         options.eta_of(params, growing.step),
@@ -170,13 +170,13 @@ def _finished(
     """The step's trees as they stand join the model, and the next step's roots are asked for."""
     from folkmoot.trees.grow import finished
 
-    contract, params = context.contract, context.params
+    params = context.params
     context.cache.pop("histograms", None)
     arrays = _carried(previous)
     trees, figures = finished(growing, cuts)
     data = join_trees(tree_bytes(previous), dump_trees(trees))
     arrays["trees"] = np.frombuffer(data, np.uint8)
-    unit = options.grid_of(contract, params).units[1]
+    unit = options.grid_of(context).units[1]
     gains = [np.asarray(f["gain"], np.float32) for f in figures]
     covers = [np.asarray(f["hessian"]) * unit for f in figures]
     arrays["gain"] = np.concatenate([_figures(previous, "gain"), *gains])
@@ -239,7 +239,7 @@ def _total(
     updates: Sequence[ReleasedUpdate], name: str, shape: tuple[int, ...], context: RunContext
 ) -> Sums:
     """The federation's sum of one array; whole numbers, so in any order."""
-    grid = options.grid_of(context.contract, context.params)
+    grid = options.grid_of(context)
     total = np.zeros(shape, np.int64)
     for update in updates:
         part = update.parts.get("update")
