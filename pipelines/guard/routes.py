@@ -20,8 +20,8 @@ _ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _JOB = "{dag}/{task}/{run}/{attempt}/{index}"
 _PARTS = {
     "id": _ID,
-    "attempt": r"[0-9]{1,6}",
-    "index": r"-?[0-9]{1,9}",
+    "attempt": r"(?:0|[1-9][0-9]{0,5})",  # one spelling of each number
+    "index": r"(?:-1|0|[1-9][0-9]{0,8})",
     "key": rf"{_PART}(?:/{_PART}){{1,9}}",
 }
 EDGE, EXECUTION, EXCHANGE = "/edge_worker/v1", "/execution", "/exchange/v1"

@@ -22,7 +22,7 @@ import folkmoot
 from folkmoot.errors import FolkmootError, TransientError
 from folkmoot.identity.visit import Visit
 from pipelines.hosts.airflow_pace import let_go, paced, preload
-from pipelines.hosts.airflow_told import silent_end, telling
+from pipelines.hosts.airflow_told import Teller
 from pipelines.hosts.airflow_worker_setup import approved
 from site_tasks.home import SiteHome
 from site_tasks.join import hello
@@ -107,22 +107,16 @@ def main() -> int:
             return None
         return job
 
-    async def kept(task: Any, task_instance_id: Any = None, **named: Any) -> None:
-        """Errors of the supervisor hold tracebacks: they stay in the log here."""
-        if home.settings.permissions.logs:
-            await push(task=task, task_instance_id=task_instance_id, **named)
-        else:
-            await silent_end(push, visit.site, task, task_instance_id)
-
+    teller = Teller(push, visit.site, lambda: home.settings.permissions.logs)
     signer = _Signer(visit)
     api_client.jwt_generator = lambda: signer
     api_client._make_generic_request = signed
-    worker.jobs_fetch, worker.logs_push = checked, kept
+    worker.jobs_fetch, worker.logs_push = checked, teller.kept
     preload()
     let_go()
     from airflow.configuration import conf
 
-    running = paced(telling(_worker_of(home), push), home)(
+    running = paced(teller.worker(_worker_of(home)), home)(
         pid_file_path=str(Path(os.environ["AIRFLOW_HOME"]) / "worker.pid"),
         hostname=visit.site,
         queues=[f"site-{visit.site}"],

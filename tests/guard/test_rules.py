@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ STATE = {
 FETCH = {"queues": ["site-site-a"], "free_concurrency": 1, "supports_task_instance_uuid": True}
 REF = {"key": "demo/runs/run-1/round-001/update-site-a", "digest": "0" * 64, "size": 3}
 PART = {"upload-offset": "0", "upload-length": "3", "repr-digest": "sha-256=:AAAA:"}
+NOW = datetime.now(UTC).isoformat()
 TOLD = told_line("data.missing [site-a]: The site has no dataset. Remedy: Add one.")
 HOST = {"state": "running", "hostname": "site-a", "unixname": "worker", "pid": 7}
 
@@ -52,7 +54,7 @@ ALLOWED: list[tuple[str, str, dict[str, Any]]] = [
     ("PATCH", f"/edge_worker/v1/jobs/state/{JOB_A}/failed", {"site": "site-a", "json": {"task_instance_id": TI_A}}),
     ("GET", f"/edge_worker/v1/logs/logfile_path/{JOB_A}", {"site": "site-a"}),
     ("GET", f"/edge_worker/v1/logs/logfile_path/{JOB_A}", {"site": "site-a", "params": {"task_instance_id": TI_A}}),
-    ("POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_data": TOLD, "task_instance_id": TI_A}}),
+    ("POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_time": NOW, "log_chunk_data": TOLD, "task_instance_id": TI_A}}),
     ("PATCH", f"/execution/task-instances/{TI_A}/run", {"task": TI_A, "json": HOST}),
     ("PATCH", f"/execution/task-instances/{TI_A}/state", {"task": TI_A, "json": {"state": "success", "task_outlets": [], "outlet_events": []}}),
     ("PUT", f"/execution/task-instances/{TI_A}/heartbeat", {"task": TI_A, "json": {"hostname": "a", "pid": 7}}),
@@ -101,9 +103,9 @@ ATTACKS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("job-holder", "PATCH", "/edge_worker/v1/jobs/state/federated_linear/waiting/run-1/1/-1/success", {"site": "site-a", "json": {}}),
     ("job-holder", "PATCH", "/edge_worker/v1/jobs/state/federated_linear/absent/run-1/1/-1/success", {"site": "site-a", "json": {}}),
     ("job-holder", "GET", f"/edge_worker/v1/logs/logfile_path/{JOB_A}?task_instance_id={TI_B}", {"site": "site-a"}),
-    ("job-holder", "POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_data": TOLD, "task_instance_id": TI_B}}),
+    ("job-holder", "POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_time": NOW, "log_chunk_data": TOLD, "task_instance_id": TI_B}}),
     ("job-state", "PATCH", f"/edge_worker/v1/jobs/state/{JOB_A}/removed", {"site": "site-a", "json": {}}),
-    ("log-push", "POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_data": "Anna"}}),
+    ("log-push", "POST", f"/edge_worker/v1/logs/push/{JOB_A}", {"site": "site-a", "json": {"log_chunk_time": NOW, "log_chunk_data": "Anna"}}),
     ("own-task", "PATCH", f"/execution/task-instances/{TI_B}/state", {"task": TI_A, "json": {"state": "success"}}),
     ("own-task", "PATCH", f"/execution/task-instances/{TI_B}/run", {"task": TI_A, "json": HOST}),
     ("task-host", "PATCH", f"/execution/task-instances/{TI_A}/run", {"task": TI_A, "json": {**HOST, "hostname": "a\n2026-01-01 [info] root logged in"}}),
@@ -316,29 +318,39 @@ def test_logs_come_through_where_the_site_lets_them(door: Door) -> None:
     door.sites.add("site-a", Member(known.key, logs=True))
     path = f"/edge_worker/v1/logs/push/{JOB_A}"
     guard = door.guard()
-    answer = door.send(guard, "POST", path, site="site-a", json={"log_chunk_data": "done\n"})
+    body = {"log_chunk_time": NOW, "log_chunk_data": "done\n"}
+    answer = door.send(guard, "POST", path, site="site-a", json=body)
     assert answer.text == '"through"'
-    answer = door.send(guard, "POST", path, site="site-a", json={"log_chunk_data": "a\x1b[2J"})
+    told = {**body, "log_chunk_data": TOLD}  # which is in the log already
+    assert door.send(guard, "POST", path, site="site-a", json=told).text == "null"
+    wrong = {**body, "log_chunk_data": "a\x1b[2J"}
+    answer = door.send(guard, "POST", path, site="site-a", json=wrong)
     assert answer.json()["reason"] == "log-push"
 
 
-def test_why_a_task_failed_is_told_once_and_nothing_else(door: Door) -> None:
+def test_why_a_task_failed_is_told_and_nothing_else(door: Door) -> None:
     guard, path = door.guard(), f"/edge_worker/v1/logs/push/{JOB_A}"
 
-    def pushed(text: str) -> int:
+    def pushed(text: str, path: str = path) -> int:
         before = len(door.through)
-        answer = door.send(guard, "POST", path, site="site-a", json={"log_chunk_data": text})
-        assert answer.status_code == 200
+        body = {"log_chunk_time": NOW, "log_chunk_data": text}
+        assert door.send(guard, "POST", path, site="site-a", json=body).status_code == 200
         return len(door.through) - before
 
     def line(**changes: str) -> str:
         return json.dumps({**json.loads(TOLD), **changes}) + "\n"
 
     event = "data.missing [site-a]: The site has no dataset."
+    forged = json.dumps({"event": "Anna, https://example.org", "level": "critical"})
     for text in (
         "Traceback (most recent call last): Anna\n",
         TOLD.rstrip(),
         TOLD + TOLD,
+        " " + TOLD,
+        f'{{"event":\n{forged}\n,{TOLD[1:]}',  # of two values with a name the last one counts
+        f'{{"event": {forged}, {TOLD[1:]}',
+        TOLD.replace(", ", ",  "),
+        TOLD.replace("dataset", "d\\u0061taset"),
         line(rows="Anna"),
         line(event="Anna"),
         line(event=event.replace("site-a", "site-b")),
@@ -349,13 +361,37 @@ def test_why_a_task_failed_is_told_once_and_nothing_else(door: Door) -> None:
         line(level="info"),
         line(logger="root"),
         line(timestamp="2026-11-23 Anna"),
+        line(timestamp="0001-01-01T00:00:00Z"),
+        line(timestamp=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:}٣٣Z"),
     ):
         assert pushed(text) == 0, text
-    assert pushed(line(event=event)) == 1
-    assert pushed(line(event=event)) == 0, "one line of each try"
-    other = path.replace("/1/-1", "/2/-1")
-    answer = door.send(guard, "POST", other, site="site-a", json={"log_chunk_data": TOLD})
-    assert answer.text == '"through"', "the next try has its own"
+    # Three, as an answer may get lost and the worker asks again; of each try.
+    assert [pushed(line(event=event)) for _ in range(4)] == [1, 1, 1, 0]
+    assert pushed(TOLD, path.replace("/1/-1", "/2/-1")) == 1
+    for other in ("/01/-1", "/1/-01", "/1/-2"):
+        body = {"log_chunk_time": NOW, "log_chunk_data": TOLD}
+        answer = door.send(guard, "POST", path.replace("/1/-1", other), site="site-a", json=body)
+        assert answer.json()["reason"] == "closed", "no second spelling of a try"
+
+
+TIMES = {
+    "none": None,
+    "number": 7,
+    "no zone": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+    "year one": "0001-01-01T00:00:00+23:59",
+    "word": "today",
+    "two days ago": (datetime.now(UTC) - timedelta(days=2)).isoformat(),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_time_that_the_database_would_stumble_over_is_refused(door: Door, name: str) -> None:
+    when = TIMES[name]
+    body = {"log_chunk_time": when, "log_chunk_data": TOLD}
+    path = f"/edge_worker/v1/logs/push/{JOB_A}"
+    answer = door.send(door.guard(), "POST", path, site="site-a", json=body)
+    assert answer.json()["reason"] == "log-push"
+    assert not door.through
 
 
 def _raw(door: Door, scope: dict[str, Any], parts: list[bytes] | None = None) -> dict[str, Any]:
