@@ -18,6 +18,7 @@ from folkmoot.findings import Finding, found
 from folkmoot.params import Params
 from pipelines.coordinator import lock
 from pipelines.coordinator.mlflow_access import Access
+from pipelines.failed_tasks import check_failed_tasks
 from pipelines.hosts.airflow_coordinator import Coordinator
 from pipelines.hosts.database import check_database, shown
 from pipelines.hosts.server_settings import ServerSettings, load_settings, settings_file
@@ -91,6 +92,7 @@ def check_serving(params: Params, workspace: Path) -> Iterator[Finding]:
     yield from _members(params, coordinator)
     yield found("workers", lambda: check_workers(params, coordinator))
     yield from _refusals(coordinator.folder / "refusals.json")
+    yield from check_failed_tasks(coordinator.home / "logs")
     yield found("MLflow server", lambda: _mlflow(coordinator))
     if params.federation.code is not None:
         yield _code(params.federation.code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from folkmoot.errors import FolkmootError, ProtocolError
 from folkmoot.identity import public_text
 from folkmoot.identity.tokens import site_token
 from folkmoot.params import parse_params
+from folkmoot.told import told_line
 from pipelines.guard.metrics import Metered, Metrics
 from pipelines.guard.sites import Member
 from pipelines.hosts.airflow_coordinator import Coordinator
@@ -158,6 +160,32 @@ def _version(later: int) -> str:
     """This version, or one that is so many minor versions later."""
     major, minor, *rest = folkmoot.__version__.split(".")
     return ".".join([major, str(int(minor) + later), *rest])
+
+
+def test_failed_tasks_of_a_day_are_told_by_site_and_code(workspace: Path, doctor: Doctor) -> None:
+    logs = Coordinator(PARAMS, workspace, load_settings(workspace)).home / "logs"
+
+    def failed(
+        run: str, text: str, hours: float, task: str = "round-001.train", attempt: int = 1
+    ) -> None:
+        folder = logs / "dag_id=federated_linear" / f"run_id={run}" / f"task_id={task}"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"attempt={attempt}.log"
+        file.write_text(f"no JSON\n{text}")
+        os.utime(file, (time.time() - hours * 3600,) * 2)
+
+    quorum = "round.quorum [site-b]: {}. Remedy: Wait."
+    failed("one", told_line(quorum.format("Old")), 25)
+    failed("two", told_line(quorum.format("Newer")), 2)
+    failed("two", told_line(quorum.format("Newest")), 1, attempt=2)
+    failed("two", told_line(quorum.format("In between")), 1.5, "evaluate")
+    failed("two", told_line("data.missing [site-a]: No dataset. Remedy: Add one."), 3, "prepare")
+    failed("two", json.dumps({"event": "well", "logger": "task"}), 0, "conclude")
+    told = {what: detail for what, (state, detail) in doctor().items() if "." in what}
+    assert set(told) == {"site-a: data.missing", "site-b: round.quorum"}
+    assert told["site-b: round.quorum"].startswith("3 tasks failed within a day, the last ")
+    assert told["site-b: round.quorum"].endswith(" two/round-001.train: Newest.")
+    assert told["site-a: data.missing"].endswith(" two/prepare: No dataset.")
 
 
 def test_workers_queues_and_versions(workspace: Path, doctor: Doctor) -> None:
