@@ -125,7 +125,7 @@ class Remote:
             raise ConfigError(
                 "config.installation",
                 f"federation.exchange: {url} needs a package that is not installed.",
-                "For S3: pip install 'folkmoot[s3]'; for others the fsspec package of that store.",
+                "For S3: uv pip install -e '.[s3]'; for others the fsspec package of that store.",
             ) from None
         except (TypeError, ValueError) as error:
             raise ConfigError(

@@ -60,7 +60,7 @@ def check_coordinator(params: Params, workspace: Path) -> Iterator[Finding]:
 def _packages(extra: str) -> Finding:
     """Whether what the distribution declares for an extra is installed, in its version."""
     what = f"packages ({extra})" if extra else "packages"
-    remedy = f"pip install 'folkmoot[{extra}]'" if extra else "pip install folkmoot"
+    remedy = f"In the checkout: uv pip install -e '.[{extra}]'" if extra else "uv pip install -e ."
     declared = _declared(extra)
     if declared is None:
         return Finding(what, "warning", "What Folkmoot needs is declared nowhere here.", remedy)
@@ -210,7 +210,7 @@ def _airflow(workspace: Path) -> Finding:
         version = importlib.metadata.version("apache-airflow")
     except importlib.metadata.PackageNotFoundError:
         return Finding(
-            what, "skipped", "not installed here", "pip install 'folkmoot[coordinator]' to use it"
+            what, "skipped", "not installed here", "uv pip install -e '.[coordinator]' to use it"
         )
     own = os.environ.get("AIRFLOW_HOME")
     home = Path(own) if own else workspace / "airflow"

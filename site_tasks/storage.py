@@ -71,7 +71,7 @@ def _dvc() -> Any:
         raise ConfigError(
             "config.installation",
             "DVC is not installed, and the site's dataset needs it.",
-            "Install the site extra: pip install 'folkmoot[site]'.",
+            "Install the site extra: uv pip install -e '.[site]'.",
         ) from None
     import logging
 

@@ -312,6 +312,6 @@ def _tenseal() -> Any:
         raise ConfigError(
             "config.installation",
             "aggregation.protection ckks needs TenSEAL, which is not installed.",
-            "Install it: pip install 'folkmoot[ckks]', at every site.",
+            "Install it: uv pip install -e '.[ckks]', at every site.",
         ) from None
     return tenseal

@@ -191,5 +191,5 @@ def _sodium(*names: str) -> list[Callable[..., bytes]]:
         raise ConfigError(
             "config.installation",
             "Overlaps of people need PyNaCl 1.6 or newer.",
-            "Install the site extra: pip install 'folkmoot[site]'.",
+            "Install the site extra: uv pip install -e '.[site]'.",
         ) from None

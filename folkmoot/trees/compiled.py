@@ -16,7 +16,7 @@ except ImportError as problem:
     raise ConfigError(
         "config.installation",
         "Summed histograms need the package numba, which is not installed.",
-        "Install the extra: pip install 'folkmoot[site]' or 'folkmoot[coordinator]'.",
+        "In the checkout: uv pip install -e '.[site]', or '.[coordinator]'.",
     ) from problem
 
 __all__ = ["compiled", "still"]

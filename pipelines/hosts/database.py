@@ -44,7 +44,7 @@ def check_database(url: str, name: str) -> None:
         raise ConfigError(
             "config.installation",
             f"{name}: the driver for {where} is not installed.",
-            "pip install 'folkmoot[postgres]'",
+            "uv pip install -e '.[postgres]'",
         ) from None
     except (exc.ArgumentError, ValueError):
         raise ConfigError(

@@ -171,7 +171,7 @@ def _together(
             raise ConfigError(
                 "config.installation",
                 "Median and AUC need MPyC at the computing sites.",
-                "Install the extra: pip install 'folkmoot[site,mpc]'.",
+                "Install the extra: uv pip install -e '.[site,mpc]'.",
                 site=home.name,
             ) from None
         raise _unreached(home) from None

@@ -22,7 +22,7 @@ except ImportError as problem:
     raise ConfigError(
         "config.installation",
         "Local recoding needs the package numba, which is not installed.",
-        "Install the extra: pip install 'folkmoot[site]'.",
+        "Install the extra: uv pip install -e '.[site]'.",
     ) from problem
 
 __all__ = ["Index", "compiled", "first_bit", "last_bit", "popcount"]
