@@ -160,6 +160,7 @@ def serve(
 def invite(
     site: Annotated[str, typer.Argument(help="Name of the site.")],
     hours: Annotated[float, typer.Option(help="How long the token counts.")] = 48.0,
+    params: ParamsFile = None,
     workspace: Workspace = None,
 ) -> None:
     """Print a token with which a site joins, once.
@@ -172,14 +173,14 @@ def invite(
     from pipelines.hosts.airflow_coordinator import Coordinator
     from pipelines.hosts.server_settings import load_settings
 
-    params, folder = _place(workspace)
-    if site not in params.federation.sites:
+    wanted, folder = _place(params, workspace)
+    if site not in wanted.federation.sites:
         raise ConfigError(
             "config.invalid",
-            f"federation.sites of params.yaml does not name {site}.",
+            f"federation.sites of {params or 'params.yaml'} does not name {site}.",
             "Add it, or correct the name.",
         )
-    coordinator = Coordinator(params, folder, load_settings(folder), beside=True)
+    coordinator = Coordinator(wanted, folder, load_settings(folder), beside=True)
     made = coordinator.invitations.invite(
         site, coordinator.settings.url, coordinator.authority, hours=hours
     )
@@ -188,23 +189,25 @@ def invite(
 
 @app.command()
 def revoke(
-    site: Annotated[str, typer.Argument(help="Name of the site.")], workspace: Workspace = None
+    site: Annotated[str, typer.Argument(help="Name of the site.")],
+    params: ParamsFile = None,
+    workspace: Workspace = None,
 ) -> None:
     """Shut a site out: its next request is refused, whatever it holds.
 
     **For example:** `folkmoot coordinator revoke clinic-a`
     """
-    was = _sites(workspace).remove(site)
+    was = _sites(params, workspace).remove(site)
     typer.echo(f"Site {site} is shut out." if was else f"Site {site} had not joined.")
 
 
 @app.command()
-def sites(workspace: Workspace = None) -> None:
+def sites(params: ParamsFile = None, workspace: Workspace = None) -> None:
     """List the sites that have joined, with their public keys.
 
     **For example:** `folkmoot coordinator sites`
     """
-    for name, member in sorted(_sites(workspace).members.items()):
+    for name, member in sorted(_sites(params, workspace).members.items()):
         typer.echo(f"{name}  {member.key}" + ("  logs" if member.logs else ""))
 
 
@@ -212,6 +215,7 @@ def sites(workspace: Workspace = None) -> None:
 def logs(
     site: Annotated[str, typer.Argument(help="Name of the site.")],
     allow: Annotated[bool, typer.Option("--allow/--drop", help="Take the text, or drop it.")],
+    params: ParamsFile = None,
     workspace: Workspace = None,
 ) -> None:
     """Take the text of a site's task logs, or drop it (the default).
@@ -221,7 +225,7 @@ def logs(
     from folkmoot.errors import ConfigError
     from pipelines.guard.sites import Member
 
-    known = _sites(workspace)
+    known = _sites(params, workspace)
     if site not in known.members:
         raise ConfigError(
             "config.invalid", f"Site {site} has not joined.", "folkmoot coordinator sites"
@@ -230,16 +234,16 @@ def logs(
     typer.echo(f"Logs of {site} are {'taken' if allow else 'dropped'}.")
 
 
-def _sites(workspace: Path | None) -> Sites:
+def _sites(file: Path | None, workspace: Path | None) -> Sites:
     from pipelines.guard.sites import Sites
 
-    return Sites(_place(workspace)[1] / "coordinator" / "guard" / "sites.json")
+    return Sites(_place(file, workspace)[1] / "coordinator" / "guard" / "sites.json")
 
 
-def _place(workspace: Path | None) -> tuple[Params, Path]:
+def _place(file: Path | None, workspace: Path | None) -> tuple[Params, Path]:
     from folkmoot.cli.places import params_of
 
-    params = params_of(None, None)
+    params = params_of(file, None)
     return params, _folder(params, workspace)
 
 

@@ -17,16 +17,21 @@ from typing import Any
 import pytest
 import yaml
 
+from folkmoot.params import parse_params
 from folkmoot.sections import parse
 from pipelines.guard.settings import EDGE
+from pipelines.hosts.airflow_coordinator import Coordinator
 from pipelines.hosts.airflow_coordinator_settings import oldest_worker
 from pipelines.hosts.airflow_launch import COMMANDS, MLFLOW, OPTIONAL, SITES
 from pipelines.hosts.airflow_services import Services
 from pipelines.hosts.server_settings import ServerSettings
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
 COMPOSE, VALUES = DEPLOY / "compose" / "compose.yaml", DEPLOY / "helm" / "values.yaml"
 SERVICES = {SITES, *COMMANDS, *OPTIONAL, MLFLOW}
+SERVE = ["folkmoot", "coordinator", "serve"]
+USER = 10001
 
 
 def compose() -> dict[str, Any]:
@@ -63,16 +68,144 @@ def test_the_compose_file_is_whole() -> None:
         assert set(service.get("depends_on", ())) <= set(found["services"]), name
         open_ports += [p for p in service.get("ports", ()) if not p.startswith("127.0.0.1:")]
         command = service.get("command") or []
-        if command[:2] == ["coordinator", "serve"]:
-            assert command[2] in SERVICES, name
+        if "serve" in command:
+            assert command[:3] == SERVE, name
+            assert command[3] in SERVICES, name
             assert service["read_only"], name
             assert service["cap_drop"] == ["ALL"], name
     served = {
-        s["command"][2] for s in found["services"].values() if "serve" in s.get("command", ())
+        s["command"][3] for s in found["services"].values() if "serve" in s.get("command", ())
     }
     assert served == SERVICES, "every service has its container"
     assert open_ports == ["8443:8443"]
     assert "PASSWORD=" not in COMPOSE.read_text()
+
+
+def test_services_that_call_others_have_a_way_out() -> None:
+    """Notifiers, an exchange store on S3 and a collector of metrics are outside; databases are not."""
+    found = compose()
+    assert found["networks"]["inside"]["internal"] is True
+    outside = {n for n, s in found["services"].items() if "outside" in s["networks"]}
+    assert outside == set(found["services"]) - {"postgres", "configure"}
+    assert all("inside" in s["networks"] for s in found["services"].values())
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """Instructions with their arguments, continued lines joined."""
+    text = (DEPLOY / "compose" / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return [(name, " ".join(rest.split())) for name, _, rest in lines if name]
+
+
+def test_the_image_runs_what_it_is_given(tmp_path: Path) -> None:
+    """The chart's pods say `bash -c "exec airflow …"`, its probes `/entrypoint airflow …`."""
+    found = dict(dockerfile())
+    assert json.loads(found["ENTRYPOINT"]) == ["/entrypoint"]
+    assert any("install -m 755 deploy/compose/entrypoint /entrypoint" in r for _, r in dockerfile())
+    program = tmp_path / "entrypoint"
+    shutil.copy(DEPLOY / "compose" / "entrypoint", program)
+    program.chmod(0o755)
+    given = ["bash", "-c", 'exec echo "$@"', "--", "two words", "$HOME"]
+    done = subprocess.run([program, *given], capture_output=True, text=True, check=True)
+    assert done.stdout == "two words $HOME\n"
+    assert subprocess.run([program, "false"], check=False).returncode == 1
+    # So everybody else names the program.
+    for name, service in compose()["services"].items():
+        if service["image"] == "folkmoot":
+            assert "entrypoint" not in service, name
+            assert service["command"][0] in {"folkmoot", "sh"}, name
+    for container in containers():
+        assert container["command"][0] in {"folkmoot", "sh"}, container["name"]
+        assert container["command"][:3] == SERVE or container["name"] == "configure"
+
+
+def test_the_image_has_one_user_everywhere() -> None:
+    """Who owns the volume's files reads and writes them in every pod and container."""
+    every = dockerfile()
+    assert [rest for name, rest in every if name == "USER"] == [f"{USER}:{USER}"]
+    made = " ".join(rest for name, rest in every if name == "RUN")
+    assert f"groupadd --gid {USER} " in made
+    assert f"useradd --uid {USER} --gid {USER} " in made
+    values = yaml.safe_load(VALUES.read_text())
+    assert (values["uid"], values["gid"]) == (USER, USER)
+    for pod in pods():
+        assert pod["securityContext"]["runAsUser"] == USER
+        assert pod["securityContext"]["fsGroup"] == USER
+
+
+def test_the_image_has_no_tools_of_development() -> None:
+    installed = [r for name, r in dockerfile() if name == "RUN" and "requirements/" in r]
+    lists = re.findall(r"requirements/[a-z]+\.txt", " ".join(installed))
+    names = {
+        line.partition("==")[0]
+        for file in lists
+        for line in (ROOT / file).read_text().splitlines()
+        if "==" in line and not line.startswith((" ", "#"))
+    }
+    assert {"apache-airflow", "mlflow", "psycopg2-binary", "s3fs", "uv", "hatchling"} <= names
+    assert not {"pytest", "moto", "playwright", "schemathesis", "ruff", "mypy"} & names
+
+
+def excluded(path: str) -> bool:
+    """Whether .dockerignore keeps ``path`` from the image; the last pattern that matches decides.
+
+    As Docker reads it: a pattern is anchored at the root, and matches what lies below a folder, too.
+    """
+    found = False
+    parts = path.split("/")
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        wanted = re.escape(line.lstrip("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        above = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+        if any(re.fullmatch(wanted, folder) for folder in above):
+            found = not line.startswith("!")
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "deploy/compose/secrets/airflow-database",
+        "deploy/compose/params.yaml",
+        ".folkmoot/coordinator/guard/tasks.pem",
+        ".venv/bin/python",
+        ".git/config",
+        "trial.key",
+        "folkmoot/trial.key",
+        "site_tasks/private/trial.key",
+        "clinic-a/private/key.pem",
+        "pipelines/private/ledger.json",
+        "dags/.folkmoot/sites/clinic-a/site.toml",
+        "folkmoot/secrets/password",
+        "rows.parquet",
+        "workspace-of-another-name/exchange/trial",
+        "folkmoot/__pycache__/plan.cpython-311.pyc",
+    ],
+)
+def test_the_image_takes_no_secrets(path: str) -> None:
+    assert ("COPY", ". .") in dockerfile()
+    assert excluded(path)
+
+
+def test_the_image_takes_the_code() -> None:
+    for folder in ("folkmoot", "pipelines", "site_tasks", "dags", "plugins"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert not excluded(str(file.relative_to(ROOT))), file
+    for name in ("pyproject.toml", "README.md", "LICENSE", "deploy/compose/entrypoint"):
+        assert (ROOT / name).is_file()
+        assert not excluded(name), name
+    for name in re.findall(
+        r"requirements/[a-z]+\.txt", (DEPLOY / "compose/Dockerfile").read_text()
+    ):
+        assert (ROOT / name).is_file()
+        assert not excluded(name), name
+
+
+def test_secrets_of_the_compose_file_are_not_committed() -> None:
+    assert "/deploy/compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    files = [secret["file"] for secret in compose()["secrets"].values()]
+    assert all(file.startswith("./secrets/") for file in files)
 
 
 @pytest.mark.parametrize("name", ["compose", "helm"])
@@ -110,6 +243,70 @@ def test_the_charts_configuration_is_airflows() -> None:
     assert values["enableBuiltInSecretEnvVars"]["AIRFLOW__API_AUTH__JWT_SECRET"] is False
 
 
+def test_the_charts_airflow_is_set_as_any_coordinators(tmp_path: Path) -> None:
+    """What a coordinator's `airflow.cfg` says, the values say; but for secrets and the machine's own."""
+    source = tomllib.loads((DEPLOY / "helm" / "server.toml").read_text())
+    files = {"certificate", "key", "database", "mlflow_database"}
+    settings = ServerSettings(**{k: v for k, v in source.items() if k not in files})
+    coordinator = Coordinator(parse_params({}), tmp_path, settings)
+    wanted = coordinator._settings()
+    del wanted["database"], wanted["core"]["fernet_key"], wanted["api"]["secret_key"]
+    wanted = {name: options for name, options in wanted.items() if name in described()}
+    for key in ("host", "port", "base_url"):  # the chart's own
+        del wanted["api"][key]
+    for key in ("parallelism", "max_active_tasks_per_dag"):  # by the machine's cores
+        del wanted["core"][key]
+    values = yaml.safe_load(VALUES.read_text())
+    given = {section: dict(options) for section, options in values["config"].items()}
+    given["core"]["executor"] = values["executor"]
+    wanted["core"]["executor"] = wanted["core"]["executor"].replace(" ", "")
+    places = {str(tmp_path): "/var/lib/folkmoot", str(ROOT): "/opt/folkmoot"}
+    for section, options in wanted.items():
+        for key, value in options.items():
+            for here, there in places.items():
+                value = value.replace(here, there)
+            if key == "execution_api_server_url":
+                value = f"{settings.task_url}/execution/"
+            assert given[section].get(key) == value, (section, key)
+    # Off; and whoever switches it on finds the rest as `otel` of server.toml has it.
+    metrics = given["metrics"]
+    assert metrics["otel_on"] == "False"
+    address = f"http://{metrics['otel_host']}:{metrics['otel_port']}"
+    assert ServerSettings(otel=address).telemetry() == {**metrics, "otel_on": "True"}
+
+
+def test_the_chart_starts_nothing_that_the_image_lacks() -> None:
+    values = yaml.safe_load(VALUES.read_text())
+    for part in ("scheduler", "dagProcessor", "triggerer"):
+        assert values[part]["logGroomerSidecar"] == {"enabled": False}, part
+    assert "Celery" not in values["executor"], "its workers have a log groomer, too"
+    # Late and failed runs: nobody is told until somebody is named.
+    environment = {entry["name"]: entry["value"] for entry in values["env"]}
+    assert environment["FOLKMOOT_NOTIFY"] == ""
+    mounted = {mount["name"] for mount in values["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in values["volumes"]}
+
+
+def test_every_secret_and_setting_has_a_command() -> None:
+    """What values and manifest name is made by a command at the manifest's head, or is optional."""
+    values = yaml.safe_load(VALUES.read_text())
+    named = {
+        values["data"]["metadataSecretName"],
+        values["fernetKeySecretName"],
+        values["apiSecretKeySecretName"],
+    }
+    for volume in [*values["volumes"], *(v for pod in pods() for v in pod["volumes"])]:
+        secret = volume.get("secret", {})
+        named |= {secret.get("secretName"), volume.get("configMap", {}).get("name")}
+        named -= {secret["secretName"]} if secret.get("optional") else {None}
+    head = (DEPLOY / "helm" / "folkmoot.yaml").read_text().partition("apiVersion")[0]
+    head = re.sub(r"\\\n#", " ", head)
+    made = set(re.findall(r"create (?:secret (?:generic|tls)|configmap) +([a-z-]+)", head))
+    assert made == named - {None}
+    for key in ("connection=", "fernet-key=", "api-secret-key="):
+        assert f"--from-file={key}" in head, "as the chart calls it"
+
+
 def described() -> dict[str, Any]:
     """Airflow's own description of its configuration, and the edge provider's."""
     import airflow
@@ -132,6 +329,14 @@ def manifests(folder: str = "helm/folkmoot.yaml") -> Iterator[dict[str, Any]]:
     found = yaml.safe_load((DEPLOY / folder).read_text())
     assert (found["apiVersion"], found["kind"]) == ("v1", "List")
     yield from found["items"]
+
+
+def pods() -> list[dict[str, Any]]:
+    return [m["spec"]["template"]["spec"] for m in manifests() if "template" in m["spec"]]
+
+
+def containers() -> list[dict[str, Any]]:
+    return [container for pod in pods() for container in pod["containers"]]
 
 
 def test_the_manifests_are_kubernetes() -> None:
