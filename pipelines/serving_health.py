@@ -56,7 +56,30 @@ _REASONS = {
     "size": ("it sent more than is allowed", "Raise largest_artefact in coordinator/server.toml."),
     "worker": ("its worker has another name than the site", "Start it with folkmoot site up."),
     "queue": ("its worker asks for another queue", "Start it with folkmoot site up."),
+    "join-wrong": (
+        "somebody tried to join under its name with a token that is not its last one",
+        "Hand the last token to its steward, or coordinator invite anew. Else it is an attack.",
+    ),
+    "join-used": (
+        "somebody tried to join under its name with a token that was used",
+        "Ask its steward: folkmoot coordinator revoke first where the site never joined itself, then "
+        "coordinator invite. Nothing is to be done where it works.",
+    ),
+    "join-expired": (
+        "it tried to join with a token that has expired",
+        "folkmoot coordinator invite, anew; where the token is new, set both clocks by NTP.",
+    ),
+    "join-key": (
+        "it tried to join with another key than it has joined with",
+        "Where the new key is right: coordinator revoke, then invite. Else it is an attack.",
+    ),
+    "join-unknown": (
+        "somebody tried to join who is not invited",
+        "Compare the site's name with the invitation's; coordinator invite lets a site in.",
+    ),
 }
+#: What is told of strangers: they knock at every door.
+_STRANGERS = frozenset({"unknown-site", "task-token", "join-unknown"})
 
 
 def check_serving(params: Params, workspace: Path) -> Iterator[Finding]:
@@ -221,8 +244,8 @@ def _refusals(path: Path) -> Iterator[Finding]:
     since = time.time() - _RECENT
     for entry in sorted(entries, key=lambda e: (e["site"], e["reason"])):
         site, reason = entry["site"], entry["reason"]
-        if entry["last"] < since or (not site and reason not in {"unknown-site", "task-token"}):
-            continue  # strangers knock at every door
+        if entry["last"] < since or (not site and reason not in _STRANGERS):
+            continue
         text, remedy = _REASONS.get(
             reason, (f"a request was refused ({reason})", "See docs/how-to/deploy.md.")
         )

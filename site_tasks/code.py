@@ -14,24 +14,33 @@ if TYPE_CHECKING:
     from folkmoot.plan import RunContext
     from site_tasks.home import SiteHome
 
-__all__ = ["check", "checkout"]
+__all__ = ["check", "checkout", "commit_of"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 @cache
 def checkout() -> tuple[str | None, bool]:
-    """Commit that this process was started from, and whether a file of it was changed.
+    """Commit that this process was started from, and whether a file of it was changed."""
+    return commit_of(_ROOT)
 
-    None without a checkout of this project: where the folder that holds this file is not the top of
-    a git repository, a commit found there would be somebody else's.
+
+def commit_of(root: Path) -> tuple[str | None, bool]:
+    """Commit of the code in a folder, and whether a file of it was changed.
+
+    None without a checkout of this project: where the folder is not the top of a git repository, a
+    commit found there would be somebody else's.  Another user may own it: under systemd a site's
+    worker runs as the site's user, from a checkout that is root's.
     """
-    top = git(_ROOT, "rev-parse", "--show-toplevel", check=False)
-    if not top or Path(top.strip()).resolve() != _ROOT:
+    top = git(root, "rev-parse", "--show-toplevel", check=False, installed=True)
+    if not top or Path(top.strip()).resolve() != root.resolve():
         return None, False
-    commit = git(_ROOT, "rev-parse", "HEAD", check=False)
-    changed = git(_ROOT, "status", "--porcelain", "--untracked-files=no", check=False)
-    return (commit or "").strip() or None, bool(changed and changed.strip())
+    commit = git(root, "rev-parse", "HEAD", check=False, installed=True)
+    changed = git(
+        root, "status", "--porcelain", "--untracked-files=no", check=False, installed=True
+    )
+    # Without an answer nobody knows that nothing was changed.
+    return (commit or "").strip() or None, changed is None or bool(changed.strip())
 
 
 def check(context: RunContext, home: SiteHome) -> None:

@@ -15,7 +15,7 @@ from folkmoot.identity import Roster, public_text
 from folkmoot.versions import together
 from site_tasks.git import git
 from site_tasks.home import SiteHome
-from site_tasks.join import coordinator_file, hello
+from site_tasks.join import coordinator_file, failed_join, hello
 from site_tasks.maintenance import maintenance
 from site_tasks.membership import accepted
 
@@ -63,8 +63,38 @@ def check_site(name: str, workspace: Path, roster: Roster | None = None) -> Iter
             f"The site takes no task{f': {note}' if note else ''}.",
             f"folkmoot site maintenance {name} off",
         )
-    if coordinator_file(home).exists():
-        yield found(f"{name}: coordinator", lambda: _coordinator(home))
+    yield from _joined(home, workspace)
+
+
+def _joined(home: SiteHome, workspace: Path) -> Iterator[Finding]:
+    """The coordinator that the site joined; without one, what keeps it from joining.
+
+    A simulated site, and one beside its coordinator's own workspace, need not join anybody.
+    """
+    what, there = f"{home.name}: joined", coordinator_file(home).exists()
+    if there:
+        yield found(f"{home.name}: coordinator", lambda: _coordinator(home))
+    failed = failed_join(home)
+    if failed is not None:
+        when, code, sentence, remedy = failed
+        # At a site that joined it was another coordinator's token, or one that was used twice.
+        if there and when < time.time() - 24 * 3600:
+            return
+        at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(when))
+        yield Finding(
+            what,
+            "warning",
+            f"The last folkmoot site join failed at {at} ({code}): {sentence}",
+            remedy or f"Ask for a new token, then folkmoot site join {home.name} TOKEN",
+        )
+    elif not (there or home.settings.simulated or (workspace / "coordinator").exists()):
+        yield Finding(
+            what,
+            "warning",
+            "The site has not joined a coordinator yet: folkmoot site up cannot start its worker.",
+            f"Where the coordinator is on another machine: folkmoot site join {home.name} TOKEN, with "
+            f"the token that `folkmoot coordinator invite {home.name}` prints there.",
+        )
 
 
 def _coordinator(home: SiteHome) -> Finding | str:

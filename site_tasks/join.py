@@ -7,17 +7,18 @@ import json
 import os
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import folkmoot
-from folkmoot.errors import ConfigError, ProtocolError, TransientError
+from folkmoot.errors import ConfigError, FolkmootError, ProtocolError, TransientError
 from folkmoot.identity.invitation import Invitation
 from folkmoot.identity.visit import Visit
 from folkmoot.versions import demand
 from site_tasks.home import SiteHome
 
-__all__ = ["coordinator_file", "hello", "join"]
+__all__ = ["coordinator_file", "failed_join", "hello", "join"]
 
 
 def coordinator_file(home: SiteHome) -> Path:
@@ -29,7 +30,7 @@ def join(home: SiteHome, token: str) -> dict[str, Any]:
     """Accept an invitation; returns what the coordinator tells a member.
 
     Nothing but the site's name, its public key and the invitation's secret is sent, to the machine
-    whose certificate came with the invitation.
+    whose certificate came with the invitation.  Why it failed is kept at the site, until it succeeds.
 
     Raises
     ------
@@ -40,6 +41,32 @@ def join(home: SiteHome, token: str) -> dict[str, Any]:
     TransientError
         Where the coordinator cannot be reached, or shows another certificate.
     """
+    try:
+        facts = _join(home, token)
+    except FolkmootError as error:
+        with suppress(OSError):  # the error itself counts more than the note of it
+            _note(home, error)
+        raise
+    with suppress(OSError):
+        _failure(home).unlink(missing_ok=True)
+    return facts
+
+
+def failed_join(home: SiteHome) -> tuple[float, str, str, str] | None:
+    """Why the last attempt to join failed: Unix time, code, sentence, remedy; None where none did."""
+    try:
+        told = json.loads(_failure(home).read_text(encoding="utf-8"))
+        return (
+            float(told["time"]),
+            str(told["code"]),
+            str(told["message"]),
+            str(told["remedy"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _join(home: SiteHome, token: str) -> dict[str, Any]:
     invitation = Invitation.from_text(token)
     if invitation.site != home.name:
         raise ConfigError(
@@ -153,6 +180,18 @@ def _reason(answer: Any) -> str:
         return str(answer.json()["reason"])[:200]
     except (ValueError, KeyError, TypeError):
         return f"it answered {answer.status_code}"
+
+
+def _failure(home: SiteHome) -> Path:
+    return home.private / "join-failed.json"
+
+
+def _note(home: SiteHome, error: FolkmootError) -> None:
+    """Code, sentence and remedy; never the token."""
+    # Some of it may be the coordinator's words: nothing for a terminal, and not much.
+    plain = "".join(c if c.isprintable() else " " for c in error.message[:500])
+    values = {"time": time.time(), "code": error.code, "message": plain, "remedy": error.remedy}
+    _write(_failure(home), json.dumps(values))
 
 
 def _write(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from folkmoot.errors import ConfigError, ProtocolError
 from folkmoot.identity.invitation import PROOF, Invitation
+from pipelines.guard.metrics import tell_refused
 from pipelines.guard.sites import Member, Sites
 
 __all__ = ["Invitations"]
@@ -95,30 +96,47 @@ class Invitations:
         ------
         ProtocolError
             ``protocol.refused``; which of the reasons it was is not told to a stranger, but that the
-            invitation has expired is.
+            invitation has expired is.  The coordinator's record of refusals has the reason, under the
+            site's name where that is invited or joined.
         """
         texts = [values.get(name) for name in ("site", "secret", "key", "proof")]
         if not all(isinstance(text, str) and len(text) <= 200 for text in texts):
-            raise _refused("The invitation is malformed.")
+            raise _refused("The invitation is malformed.", "", "join-unknown")
         site, secret, key, proof = (str(text) for text in texts)
         try:
             public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
             public.verify(bytes.fromhex(proof), PROOF + f"{site}\n{secret}".encode())
             given = hashlib.sha256(bytes.fromhex(secret)).hexdigest()
         except (InvalidSignature, ValueError):
-            raise _refused("The invitation does not count here.") from None
+            who, why = self._claim(site, self._read())
+            raise _refused("The invitation does not count here.", who, why) from None
         with self._entries() as entries:
             entry = entries.get(site)
             if entry is None or not hmac.compare_digest(entry.hash, given):
-                raise _refused("The invitation does not count here, or was used.")
+                who, why = self._claim(site, entries, key)
+                raise _refused("The invitation does not count here, or was used.", who, why)
             if entry.expires < time.time():
-                raise _refused("The invitation has expired.")
+                raise _refused("The invitation has expired.", site, "join-expired")
             try:
                 self.sites.add(site, Member(key))
             except ConfigError as error:
-                raise _refused(error.message) from None
+                raise _refused(error.message, site, "join-key") from None
             del entries[site]
         return {**self.facts, "site": site}
+
+    def _claim(
+        self, site: str, entries: Mapping[str, _Entry], key: str | None = None
+    ) -> tuple[str, str]:
+        """Name and reason for the record, of a guest without the secret of the site's invitation.
+
+        Whoever asks may have made the name up, so that only names that are known here are kept; they
+        are a claim (question mark) unless the guest holds the key of the member.
+        """
+        member = self.sites.members.get(site)
+        if member is None and site not in entries:
+            return "", "join-unknown"
+        who = site if member is not None and member.key == key else f"{site}?"
+        return who, "join-wrong" if site in entries else "join-used"
 
     @contextmanager
     def _entries(self) -> Iterator[dict[str, _Entry]]:
@@ -143,7 +161,8 @@ class Invitations:
             return {}
 
 
-def _refused(message: str) -> ProtocolError:
+def _refused(message: str, site: str, reason: str) -> ProtocolError:
+    tell_refused(site, reason)
     return ProtocolError(
         "protocol.refused", message, "Ask the coordinator for a new one: coordinator invite."
     )

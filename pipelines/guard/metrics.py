@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from pipelines.guard.asgi import SITE, App, Guard, Message, Receive, Scope, Send
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["Metered", "Metrics", "operator_token", "serve"]
+__all__ = ["Metered", "Metrics", "operator_token", "serve", "tell_refused"]
 
 #: Seconds between two writings of the recent refusals.
 _FLUSH = 5.0
@@ -70,6 +71,7 @@ class Metrics:
         )
         self._path, self._changed = recent, False
         self._refused: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
         if recent is not None:
             threading.Thread(target=self._keep, daemon=True, name="guard-refusals").start()
 
@@ -80,8 +82,19 @@ class Metrics:
         self._seconds.labels(where).observe(seconds)
         if reason == "ok":
             self._seen.labels(who).set_to_current_time()
-        elif self._path is not None:
-            entry = self._refused.setdefault(f"{who} {reason}", {"count": 0})
+        else:
+            self.refused(who, reason)
+
+    def refused(self, site: str, reason: str) -> None:
+        """One refusal for the record alone, from any thread; O(1).
+
+        The record grows with names and reasons, not with requests: ``site`` is a name that is known
+        here, or empty for all strangers together.
+        """
+        if self._path is None:
+            return
+        with self._lock:
+            entry = self._refused.setdefault(f"{site} {reason}", {"count": 0})
             entry["count"] += 1
             entry["last"] = int(time.time())
             self._changed = True
@@ -120,6 +133,25 @@ class Metered(Guard):
         super().__init__(_counted(app, metrics), observe=metrics.observe, **arguments)
 
 
+#: Whose record a request's refusals go to; set for what the guard hands on, and there alone.
+_RECORD: ContextVar[Metrics | None] = ContextVar("folkmoot-guard-record", default=None)
+
+
+def tell_refused(site: str, reason: str) -> None:
+    """Record that the application behind the guard refused the request at hand, as the guard does.
+
+    Parameters
+    ----------
+    site : str
+        A name that is known here, with a question mark where it is a claim; empty for a stranger.
+    reason : str
+        A word that ``folkmoot doctor`` knows.
+    """
+    metrics = _RECORD.get()
+    if metrics is not None:
+        metrics.refused(site, reason)
+
+
 def _counted(app: App, metrics: Metrics) -> App:
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:
         site = scope.get(SITE) or ""
@@ -140,7 +172,11 @@ def _counted(app: App, metrics: Metrics) -> App:
                 metrics.passed(site, "out", size)
             await send(message)
 
-        await app(scope, taken, given)
+        mark = _RECORD.set(metrics)
+        try:
+            await app(scope, taken, given)
+        finally:
+            _RECORD.reset(mark)
 
     return counted
 

@@ -100,11 +100,9 @@ def prepare(home: SiteHome, *, concurrency: int = 1) -> dict[str, str]:
 
 def code() -> tuple[str | None, bool]:
     """Commit of the code that would run here, and whether anything in it was changed."""
-    from site_tasks.git import git
+    from site_tasks.code import commit_of
 
-    commit = git(PROJECT, "rev-parse", "HEAD", check=False)
-    changed = git(PROJECT, "status", "--porcelain", "--untracked-files=no", check=False)
-    return (commit or "").strip() or None, bool(changed and changed.strip())
+    return commit_of(PROJECT)
 
 
 def approved(home: SiteHome) -> None:
