@@ -16,7 +16,7 @@ from folkmoot.identity import Roster, public_text
 from folkmoot.params import Privacy, parse_params
 from folkmoot.plan import COORDINATOR, RunContext, Step, keys
 from folkmoot.updates import LinearUpdate
-from pipelines.coordinator.collect import collect
+from pipelines.coordinator.collect import collect, open_early
 from site_tasks.privatise import privatise
 from site_tasks.seal import seal
 
@@ -114,6 +114,26 @@ def test_a_replayed_artefact_counts_as_missing(context: RunContext, header: dict
     with pytest.raises(ProtocolError) as caught:
         collected(context, "unmask", 3)
     assert (caught.value.code, caught.value.site) == ("protocol.mismatch", "site-b")
+
+
+def test_what_was_opened_early_is_held_to_the_same_and_opened_once(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(context, "upload", "site-a")
+    publish(context, "upload", "site-b", {"round": 1})  # a replay
+    for site in SITES:  # site-c has published nothing yet
+        place = key("upload", site)
+        open_early(Step(f"round-002/upload/{site}", "", site, 2, outputs=(place,)), context)
+    publish(context, "upload", "site-c")
+    read: list[str] = []
+    find = ExchangeStore.find
+    monkeypatch.setattr(ExchangeStore, "find", lambda s, k: read.append(k) or find(s, k))
+    found = collected(context, "upload")
+    assert [update.site for update in found.updates] == ["site-a", "site-c"]
+    assert found.missing == {"site-b": "protocol.mismatch"}
+    assert read == [context.key(key("upload", "site-c"))]
+    assert collected(context, "upload").missing == found.missing
+    assert len(read) == 4, "another collection reads for itself"
 
 
 def test_the_sites_of_a_plan_answer_its_own_steps(context: RunContext) -> None:
