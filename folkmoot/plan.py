@@ -7,11 +7,11 @@ walks it and calls ``execute`` for every step.  A run is a plan under a name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from folkmoot.contract import Contract
 from folkmoot.exchange import ExchangeStore
@@ -20,6 +20,8 @@ from folkmoot.params import Params
 from folkmoot.wire import canonical_json
 
 __all__ = ["COORDINATOR", "RoundPlan", "RunContext", "Step", "keys"]
+
+T = TypeVar("T")
 
 COORDINATOR = "coordinator"
 
@@ -220,6 +222,14 @@ class RunContext:
     workspace: Path
     #: Whatever a long-lived process wants to keep between steps (decoded models, memory maps).
     cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, name: Any, of: object, make: Callable[[], T]) -> T:
+        """What ``make`` makes of an object, for all sites that ask while it is the last one."""
+        kept = self.cache.get(name)
+        if kept is None or kept[0] is not of:
+            kept = self.cache[name] = of, make()
+        found: T = kept[1]
+        return found
 
     @property
     def federation(self) -> str:

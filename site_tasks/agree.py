@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from folkmoot.agreement import BEYOND, OVER, SchemaLattice, votes
 from folkmoot.errors import DataError, PrivacyError
+from folkmoot.privacy.events import EXACT
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import canonical_json
 from site_tasks.arrays import read_array
@@ -57,7 +58,7 @@ def agree(step: Step, context: RunContext) -> list[ArtifactRef]:
     from site_tasks.release import release
 
     home = SiteHome.find(step.place, context.workspace)
-    if context.params.privacy.mechanism not in {"none", "clip"}:
+    if context.params.privacy.mechanism not in EXACT:
         raise PrivacyError(
             "privacy.mechanism",
             "Levels that sites settle on depend on their rows, which no budget is charged for.",

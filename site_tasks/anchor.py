@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from folkmoot.errors import PrivacyError, ProtocolError
 from folkmoot.privacy.ledger import anchor
-from site_tasks.permissions import EXACT
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext, Step
@@ -52,7 +51,7 @@ def show(step: Step, context: RunContext, home: SiteHome, ledger: Ledger) -> Non
     """
     if context.roster.coordinator is None or not step.name.startswith("round-"):
         return
-    if step.round > 1 and context.params.privacy.mechanism in EXACT:
+    if not anchor.shown(step.round, context.params.privacy.mechanism):
         return
     key = anchor.head_key(context.federation, context.run, step.name)
     with suppress(ProtocolError):  # shown before this step was repeated: that one stands
@@ -67,7 +66,7 @@ def _anchors(context: RunContext, round: int) -> anchor.Anchors:
     name = ("anchors", round)
     if name not in context.cache:
         # Of an exact plan only the first round has some (`show`).
-        newest = min(round, 1) if context.params.privacy.mechanism in EXACT else round
+        newest = round if anchor.shown(round, context.params.privacy.mechanism) else 1
         data, number = None, round
         for number in dict.fromkeys((newest, min(round, 1), 0)):
             key = anchor.anchors_key(context.federation, context.run, number)

@@ -6,10 +6,8 @@ site's private ``work/bins`` only saves time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.plan import RunContext
-from folkmoot.wire import Artefact
 from site_tasks.arrays import read_array
 from site_tasks.home import SiteHome
 from site_tasks.prepared import Prepared
@@ -27,44 +24,22 @@ if TYPE_CHECKING:
     from folkmoot.trees.cuts import Cuts
     from folkmoot.trees.route import Route
 
-__all__ = ["BLOCK", "bins_of", "checked", "cuts_of", "nodes_of"]
+__all__ = ["BLOCK", "bins_of", "checked", "nodes_of"]
 
 Array = NDArray[Any]
 #: Rows that are put into bins at a time.
 BLOCK = 65_536
-_READING = threading.Lock()
 
 
-def cuts_of(model: Artefact, prepared: Prepared, context: RunContext) -> tuple[Cuts, str]:
-    """The model's bin edges and their digest, once for all sites that this process serves.
-
-    Raises
-    ------
-    ProtocolError
-        ``protocol.format`` for edges that do not fit.
-    """
-    from folkmoot.trees.cuts import Cuts
-
-    with _READING:  # sites side by side would each check the same edges
-        last, features, found, edges = context.cache.get("cuts", (None, 0, None, ""))
-        if last is not model or features != len(prepared.features):
-            found = Cuts.from_arrays(model.arrays, len(prepared.features))
-            edges = hashlib.sha256(found.values.tobytes() + found.first.tobytes()).hexdigest()
-            context.cache["cuts"] = (model, len(prepared.features), found, edges)
-    return found, edges
-
-
-def bins_of(
-    cuts: Cuts, edges: str, prepared: Prepared, context: RunContext, home: SiteHome
-) -> Array:
+def bins_of(cuts: Cuts, prepared: Prepared, context: RunContext, home: SiteHome) -> Array:
     """The site's rows in bins (n, d), made once per set of edges; the same object while it is kept."""
     from folkmoot.trees.histograms import bin_rows
 
-    version, name = (prepared.digest, edges), ("bins", home.name)
+    version, name = (prepared.digest, cuts.digest), ("bins", home.name)
     kept: tuple[object, Array] = context.cache.get(name, (None, np.zeros(0)))
     if kept[0] == version:
         return kept[1]
-    path = home.work / "bins" / f"{prepared.digest[:32]}-{edges[:32]}.npy"
+    path = home.work / "bins" / f"{prepared.digest[:32]}-{cuts.digest[:32]}.npy"
     try:
         found: Array = read_array(path, mapped=True)
     except (OSError, ValueError):
@@ -96,10 +71,18 @@ def nodes_of(
 
     name = ("nodes", home.name, k)
     of, before, found = context.cache.get(name, (None, None, None))
-    known = found if of is bins and before is not None and route.extends(before) else None
-    nodes = leaves(bins, missing, route, known)
+    further = of is bins and before is not None and _goes_on(k, route, before, context)
+    nodes = leaves(bins, missing, route, found if further else None)
     context.cache[name] = (bins, route, nodes)
     return nodes
+
+
+def _goes_on(k: int, route: Route, before: Route, context: RunContext) -> bool:
+    """:meth:`Route.extends`, once for all sites whose rows have come the same way."""
+    last = context.cache.get(("extended", k))
+    if last is None or last[0] is not route or last[1] is not before:
+        last = context.cache["extended", k] = route, before, route.extends(before)
+    return bool(last[2])
 
 
 def checked(route: Route, cuts: Cuts) -> Route:

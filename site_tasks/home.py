@@ -68,14 +68,17 @@ class SiteHome:
             if home.name == site:
                 return home
         root = os.path.join(workspace, "sites", site)
-        if not os.path.exists(os.path.join(root, "site.toml")):
+        try:
+            home = _at(root)
+        except ConfigError as error:
+            if error.code != "config.missing-file":
+                raise
             raise ConfigError(
                 "config.missing-file",
                 f"There is no folder of site {site}: {root} has no site.toml.",
                 f"Make it with `folkmoot site init {site}`, or name it in FOLKMOOT_SITE_HOME.",
                 site=site,
-            )
-        home = _at(root)
+            ) from None
         if home.name != site:
             raise ConfigError(
                 "config.invalid",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from folkmoot.errors import PrivacyError
+from folkmoot.privacy.events import EXACT
 from folkmoot.privacy.ledger import Ceiling, Terms
 from folkmoot.privacy.release import planned
 from site_tasks import code, consent, membership
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["admit", "check", "delta", "terms"]
 
-#: Mechanisms under which updates leave exactly.
-EXACT = ("none", "clip")
 _NOTHING = object()
 
 

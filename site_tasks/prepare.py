@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from folkmoot.agreement import schema_digest
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step
+from folkmoot.privacy.events import EXACT
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import decode as decode_artefact
 from site_tasks.home import SiteHome
@@ -99,7 +100,7 @@ def encode(step: Step, context: RunContext) -> list[ArtifactRef]:
     enough_rows(prepared, home, context.params)
 
     def make() -> Mapping[str, Part]:
-        if context.params.privacy.mechanism not in {"none", "clip"}:
+        if context.params.privacy.mechanism not in EXACT:
             return {}
         if context.params.aggregation.masked:
             return {}  # they leave later, under masks

@@ -32,6 +32,7 @@ from folkmoot.errors import DataError, PrivacyError, RoundError
 from folkmoot.features import FeatureSpace, feature_space
 from folkmoot.params import Params
 from folkmoot.plan import RunContext
+from folkmoot.privacy.events import EXACT
 from folkmoot.wire import canonical_json
 from site_tasks.arrays import read_array, read_blocks
 from site_tasks.home import SiteHome
@@ -94,7 +95,7 @@ def accounted(params: Params) -> bool:
     Otherwise earlier anonymised versions count (``site_tasks.anonymise.series``); they would leave
     the stability of suppression without a bound.
     """
-    return params.privacy.mechanism not in {"none", "clip"}
+    return params.privacy.mechanism not in EXACT
 
 
 @dataclass(frozen=True)

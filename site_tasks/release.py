@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import PrivacyError, ProtocolError
-from folkmoot.exchange_backends import write_all
+from folkmoot.exchange_backends import read_all, write_all
 from folkmoot.identity import verify
 from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
@@ -259,8 +259,7 @@ def _stored_releases(folder: Path) -> Iterator[Path]:
 def _stored(path: str, home: SiteHome, identity: str, state: State) -> bytes | None:
     """Bytes of an earlier attempt, where they are whole and the site's own; else None."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.read()
+        data = read_all(path)
     except FileNotFoundError:
         return None
     if state.artefact is not None:

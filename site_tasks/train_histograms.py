@@ -21,7 +21,7 @@ from folkmoot.plan import RunContext, Step, keys
 from folkmoot.trees import options
 from folkmoot.updates import Part, Statistics
 from folkmoot.wire import Artefact
-from site_tasks.binned import BLOCK, bins_of, checked, cuts_of, nodes_of
+from site_tasks.binned import BLOCK, bins_of, checked, nodes_of
 from site_tasks.evaluate import counts_of, load_model
 from site_tasks.home import SiteHome
 from site_tasks.margins import Leaf, margins
@@ -66,7 +66,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     prepared = load_prepared(context, home)
     model, model_digest = load_model(context, keys.model(step.round - 1), prepared)
     hold_rows_limit(prepared, context, home)
-    growing = _growing(model, home)
+    growing = _growing(model, context, home)
 
     def make() -> dict[str, Part]:
         if growing is None:
@@ -96,7 +96,7 @@ def _due(context: RunContext, boosted: int) -> bool:
     return every > 0 and boosted > 0 and boosted % every == 0
 
 
-def _growing(model: Artefact, home: SiteHome) -> Growing | None:
+def _growing(model: Artefact, context: RunContext, home: SiteHome) -> Growing | None:
     """The trees that grow, or None while edges are sought."""
     from folkmoot.trees.grow import Growing
 
@@ -104,7 +104,7 @@ def _growing(model: Artefact, home: SiteHome) -> Growing | None:
     if values is None:
         return None
     try:
-        growing = Growing.from_dict(values)
+        growing = context.once("growing", model, lambda: Growing.from_dict(values))
     except (KeyError, TypeError, ValueError):
         raise _unfit("trees that grow in a way that this side does not know") from None
     if growing.level and home.name not in growing.sites:
@@ -123,7 +123,7 @@ def _counts(
     """Rows, or their weights, per public cell of every feature."""
     from folkmoot.trees.histograms import bin_rows, count
 
-    cuts, _ = cuts_of(model, prepared, context)
+    cuts = options.cuts_of(context, model)
     total = np.zeros(cuts.bins, np.int64)
     bound = options.bound_of_weights(context.contract)
     for features, _, weights in prepared.blocks("train", BLOCK):
@@ -141,27 +141,29 @@ def _sums(
     from folkmoot.trees.histograms import build, missing_code
     from folkmoot.trees.route import route_of
 
-    cuts, edges = cuts_of(model, prepared, context)
+    cuts = options.cuts_of(context, model)
     if len(growing.trees) != outputs(model.meta):
         raise _unfit("another number of trees that grow")
-    bins, missing = bins_of(cuts, edges, prepared, context, home), missing_code(cuts)
+    bins, missing = bins_of(cuts, prepared, context, home), missing_code(cuts)
 
     def leaf(k: int, tree: Tree) -> NDArray[np.int32] | None:
         """Leaf of a finished tree that every row of the training part is in."""
-        route = route_of(tree, cuts, missing)
+        route = context.once(("finished", k), tree, lambda: route_of(tree, cuts, missing))
         return None if route is None else nodes_of(k, route, bins, missing, context, home)
 
     gradient, hessian = _derivatives(growing.step, model, prepared, context, home, leaf)
     sums = np.zeros((len(growing.wanted), cuts.bins, 2), np.int64)
     first = 0
-    for k, tree in enumerate(growing.trees):
+    try:
+        routes = context.once(
+            "routes", growing, lambda: [checked(t.route(missing), cuts) for t in growing.trees]
+        )
+    except (IndexError, ValueError):
+        raise _unfit("trees that grow in a way that this side does not know") from None
+    for k, (tree, route) in enumerate(zip(growing.trees, routes, strict=True)):
         wanted = [built[0] for built in tree.built]
         if not wanted:
             continue
-        try:
-            route = checked(tree.route(missing), cuts)
-        except (IndexError, ValueError):
-            raise _unfit("trees that grow in a way that this side does not know") from None
         nodes = nodes_of(k, route, bins, missing, context, home)
         own = sums[first : first + len(wanted)]
         build(bins, cuts.first, missing, nodes, wanted, gradient[k], hessian[k], own)
@@ -220,11 +222,7 @@ def _derivatives(
 
 def _trees_of(model: Artefact, context: RunContext) -> bytes:
     """Digest of the finished trees, once for all sites that this process serves."""
-    last, found = context.cache.get("trees", (None, b""))
-    if last is not model:
-        found = hashlib.sha256(model.arrays["trees"].data).digest()
-        context.cache["trees"] = (model, found)
-    return bytes(found)
+    return context.once("trees", model, lambda: hashlib.sha256(model.arrays["trees"].data).digest())
 
 
 def _draws(seed: int, step: int, tree: int, site: str, rows: int) -> NDArray[np.float64]:

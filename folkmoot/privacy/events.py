@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, get_args
 from folkmoot.errors import PrivacyError
 
 __all__ = [
+    "EXACT",
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Event",
@@ -36,6 +37,8 @@ __all__ = [
 
 Unit = Literal["record", "person"]
 Relation = Literal["replace-one", "add-or-remove"]
+#: Mechanisms (``privacy.mechanism``) under which updates leave exactly.
+EXACT = ("none", "clip")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ is a cell's, and a count is a sum over all sites.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,18 @@ class Cuts:
     def widest(self) -> int:
         """Most bins of a feature."""
         return int(np.diff(self.first).max())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the edges."""
+        return hashlib.sha256(self.values.tobytes() + self.first.tobytes()).hexdigest()
+
+    def same(self, arrays: Any) -> bool:
+        """Whether these are the edges of an artefact's arrays; O(bins)."""
+        return all(
+            name in arrays and arrays[name].dtype == own.dtype and np.array_equal(arrays[name], own)
+            for name, own in self.to_arrays().items()
+        )
 
     def threshold(self, feature: int, place: int) -> np.float32:
         """Rows with less than this are in the feature's bins up to and including ``place``."""

@@ -21,7 +21,7 @@ from folkmoot.trees.booster import tree_of
 from folkmoot.trees.cuts import Cuts
 from folkmoot.trees.histograms import Grid
 from folkmoot.trees.route import BY_SET, Route
-from folkmoot.trees.split import LEAST_GAIN, Rules, best_splits, gain_of, weight_of
+from folkmoot.trees.split import LEAST_GAIN, Rules, best_splits, settle
 
 __all__ = ["Columns", "Growing", "GrowingTree", "advance", "begin", "complete", "finished"]
 
@@ -105,14 +105,16 @@ class GrowingTree:
 
     def add(self, sums: Sequence[int], bounds: Sequence[float], path: Sequence[int]) -> int:
         """A new leaf; returns its number."""
-        for name in ("left", "right"):
-            getattr(self, name).append(-1)
-        for name in ("feature", "place", "default_left"):
-            getattr(self, name).append(0)
-        for name in ("value", "gain", "root_gain"):
-            getattr(self, name).append(0.0)
-        self.sums.append([int(v) for v in sums])
-        self.bounds.append([float(v) for v in bounds])
+        self.left.append(-1)
+        self.right.append(-1)
+        self.feature.append(0)
+        self.place.append(0)
+        self.default_left.append(0)
+        self.value.append(0.0)
+        self.gain.append(0.0)
+        self.root_gain.append(0.0)
+        self.sums.append(list(sums))
+        self.bounds.append(list(bounds))
         self.path.append(list(path))
         return len(self.left) - 1
 
@@ -175,20 +177,22 @@ def complete(
         Tree and node, in order.
     ndarray of int64, shape (nodes, bins, 2)
     """
-    nodes: list[tuple[int, int]] = []
-    rows: list[Array] = []
+    level: list[tuple[int, int, int, int]] = []
     at = 0
     for k, tree in enumerate(growing.trees):
-        level: list[tuple[int, Array]] = []
         for node, sibling, parent in tree.built:
-            level.append((node, sums[at]))
+            level.append((k, node, at, -1))
             if sibling >= 0 and parents is not None:
-                level.append((sibling, parents[parent] - sums[at]))
+                level.append((k, sibling, at, parent))
             at += 1
-        for node, found in sorted(level, key=lambda one: one[0]):
-            nodes.append((k, node))
-            rows.append(found)
-    return nodes, np.stack(rows) if rows else np.zeros((0, *sums.shape[1:]), np.int64)
+    level.sort()
+    full = np.empty((len(level), *sums.shape[1:]), np.int64)
+    for out, (_, _, asked, parent) in zip(full, level, strict=True):
+        if parent < 0 or parents is None:
+            out[...] = sums[asked]
+        else:
+            np.subtract(parents[parent], sums[asked], out=out)
+    return [(k, node) for k, node, _, _ in level], full
 
 
 def advance(
@@ -222,41 +226,60 @@ def advance(
     units = grid.units
     rate = np.float32(eta)
     if totals is not None:
-        for tree, total in zip(growing.trees, totals, strict=True):
-            tree.sums[0] = [int(v) for v in total]
-            _settle(tree, 0, _FREE, units, rules, rate)
+        free = np.full((len(totals), 2), _FREE, np.float32)
+        weights, gains = settle(totals, free, units, rules)
+        for k, tree in enumerate(growing.trees):
+            tree.sums[0] = totals[k].tolist()
+            tree.value[0], tree.root_gain[0] = float(weights[k] * rate), float(gains[k])
     trees = growing.trees
     first_tree = growing.step * len(trees)
     allowed = [
         columns.allowed(first_tree + k, growing.level, node, trees[k].path[node])
         for k, node in nodes
     ]
+    own = np.asarray([trees[k].sums[n] for k, n in nodes], np.int64).reshape(-1, 2)
+    free = np.asarray([trees[k].bounds[n] for k, n in nodes], np.float32).reshape(-1, 2)
     splits = best_splits(
         sums,
-        np.asarray([trees[k].sums[n] for k, n in nodes], np.int64).reshape(-1, 2),
+        own,
         cuts.first,
         cuts.categorical,
         np.asarray(allowed, bool).reshape(len(nodes), -1),
         np.asarray(columns.monotone, np.int64),
-        np.asarray([trees[k].bounds[n] for k, n in nodes], np.float32).reshape(-1, 2),
+        free,
         np.asarray([trees[k].root_gain[n] for k, n in nodes], np.float32),
         units,
         rules,
     )
-    children: list[list[list[int]]] = [[] for _ in trees]
+    # Sums of what goes left and right of every node, and both as leaves.
+    ends = np.stack([splits.left, own - splits.left], axis=1)
+    weights, gains = settle(ends.reshape(-1, 2), np.repeat(free, 2, axis=0), units, rules)
+    values = (weights * rate).tolist()
+    leaves, sides = gains.tolist(), ends.tolist()
     gamma = np.float32(rules.gamma)
-    for s, (k, node) in enumerate(nodes):
+    split = (splits.gain > LEAST_GAIN) & (splits.gain >= gamma) & (ends[:, :, 1] != 0).all(axis=1)
+    children: list[list[list[int]]] = [[] for _ in trees]
+    for s in np.flatnonzero(split).tolist():
+        k, node = nodes[s]
         tree, gain = trees[k], splits.gain[s]
-        below = [t - v for t, v in zip(tree.sums[node], splits.left[s].tolist(), strict=True)]
-        if gain <= LEAST_GAIN or gain < gamma or not splits.left[s, 1] or not below[1]:
-            continue
         feature, place = int(splits.feature[s]), int(splits.bin[s])
         if cuts.categorical[feature]:
             tree.codes[str(node)] = np.flatnonzero(splits.right_codes[s]).tolist()
             place = BY_SET
         tree.feature[node], tree.place[node], tree.gain[node] = feature, place, float(gain)
         tree.default_left[node] = int(splits.default_left[s])
-        pair = _part(tree, node, splits.left[s].tolist(), below, columns, units, rules, rate)
+        path = [*tree.path[node], feature] if columns.interactions else []
+        pair = [tree.add(sides[s][side], tree.bounds[node], path) for side in (0, 1)]
+        for side, child in enumerate(pair):
+            tree.value[child] = values[2 * s + side]
+            tree.root_gain[child] = leaves[2 * s + side]
+        tree.left[node], tree.right[node] = pair
+        if rules.constrained and columns.monotone[feature]:
+            # Weights are kept apart by their middle.
+            middle = float((weights[2 * s] + weights[2 * s + 1]) / np.float32(2))
+            rising = columns.monotone[feature] > 0
+            tree.bounds[pair[0]][1 if rising else 0] = middle
+            tree.bounds[pair[1]][0 if rising else 1] = middle
         children[k].append([*pair, s])
     growing.level += 1
     deeper = growing.level < max_depth
@@ -294,49 +317,6 @@ def _condition(tree: GrowingTree, node: int, cuts: Cuts) -> float:
     if tree.place[node] == BY_SET:
         return 0.0
     return float(cuts.threshold(tree.feature[node], tree.place[node]))
-
-
-def _part(
-    tree: GrowingTree,
-    node: int,
-    left: Sequence[int],
-    right: Sequence[int],
-    columns: Columns,
-    units: tuple[float, float],
-    rules: Rules,
-    rate: np.float32,
-) -> tuple[int, int]:
-    """Give a node two children; under monotone constraints weights are kept apart by their middle."""
-    own = (tree.bounds[node][0], tree.bounds[node][1])
-    path = [*tree.path[node], tree.feature[node]] if columns.interactions else []
-    ends = []
-    for sums in (left, right):
-        child = tree.add(sums, own, path)
-        ends.append((child, _settle(tree, child, own, units, rules, rate)))
-    (a, wl), (b, wr) = ends
-    tree.left[node], tree.right[node] = a, b
-    direction = columns.monotone[tree.feature[node]]
-    if rules.constrained and direction:
-        middle = float((wl + wr) / np.float32(2))
-        tree.bounds[a][1 if direction > 0 else 0] = middle
-        tree.bounds[b][0 if direction > 0 else 1] = middle
-    return a, b
-
-
-def _settle(
-    tree: GrowingTree,
-    node: int,
-    bounds: tuple[float, float],
-    units: tuple[float, float],
-    rules: Rules,
-    rate: np.float32,
-) -> np.float32:
-    """Leaf value and gain of a node as a leaf; returns its weight."""
-    g, h = tree.sums[node][0] * units[0], tree.sums[node][1] * units[1]
-    weight = weight_of(g, h, bounds, rules)
-    tree.value[node] = float(weight * rate)
-    tree.root_gain[node] = float(gain_of(g, h, bounds, rules))
-    return weight
 
 
 def _asked(

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError, SecureError
-from folkmoot.trees.compiled import compiled, still
+from folkmoot.trees.compiled import add_pair, compiled, still
 from folkmoot.trees.cuts import Cuts
 from folkmoot.trees.route import BY_SET, Route
 
-__all__ = ["Grid", "bin_rows", "build", "count", "leaves", "missing_code"]
+__all__ = ["Grid", "add", "bin_rows", "build", "count", "leaves", "missing_code"]
 
 Array = NDArray[Any]
 
@@ -168,6 +168,11 @@ def build(
     _sum(still(bins), still(first), missing, rows, starts, *own, out)
 
 
+def add(total: NDArray[np.int64], part: NDArray[np.int64]) -> int:
+    """Add whole numbers to a sum of the same shape, in one pass; the largest absolute value in them."""
+    return int(_add(total.reshape(-1), still(part).reshape(-1)))
+
+
 def count(bins: Array, cuts: Cuts, weights: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Rows (or their weights in whole steps) per bin, shape (bins,); O(n · d)."""
     out = np.zeros(cuts.bins, np.int64)
@@ -213,17 +218,20 @@ def _walk(
     default_left: Array, codes: Array, out: Array,
 ) -> None:  # fmt: skip
     sets = codes.shape[0] > 1
+    ways = np.empty(2 * len(left), np.int64)  # looked up: half of all guesses at a split are wrong
+    for node in range(len(left)):
+        ways[2 * node], ways[2 * node + 1] = left[node], right[node]
     for i in range(_U(bins.shape[0])):
         at = _U(out[i])
         while left[at] != -1:
             b = np.int64(bins[i, _U(feature[at])])
             if b == missing:
-                goes_left = default_left[at]
+                goes_right = _U(not default_left[at])
             elif sets and place[at] == BY_SET:
-                goes_left = not codes[at, b]
+                goes_right = _U(codes[at, b])
             else:
-                goes_left = b <= place[at]
-            at = _U(left[at]) if goes_left else _U(right[at])
+                goes_right = _U(b > place[at])
+            at = _U(ways[_U(2) * at + goes_right])
         out[i] = at
 
 
@@ -231,17 +239,16 @@ def _walk(
 def _sorted(nodes: Array, slot: Array, wanted: int) -> Any:
     """Rows of the wanted nodes, node by node, and where each begins."""
     starts = np.zeros(wanted + 2, np.int64)
-    for i in range(len(nodes)):
-        starts[slot[nodes[i]] + 1] += 1
+    for i in range(_U(len(nodes))):
+        starts[_U(slot[_U(nodes[i])] + 1)] += 1
     for s in range(wanted + 1):
         starts[s + 1] += starts[s]
     at = starts.copy()
-    rows = np.empty(starts[wanted], np.int32)
-    for i in range(len(nodes)):
-        s = slot[nodes[i]]
-        if s < wanted:
-            rows[at[s]] = i
-            at[s] += 1
+    rows = np.empty(len(nodes), np.int32)
+    for i in range(_U(len(nodes))):  # all of them, those of no use last: nothing to guess
+        of = _U(slot[_U(nodes[i])])
+        rows[_U(at[of])] = i
+        at[of] += 1
     return rows, starts
 
 
@@ -251,6 +258,7 @@ def _sum(
     hessian: Array, out: Array,
 ) -> None:  # fmt: skip
     d, none = _U(bins.shape[1]), _U(missing)
+    some = missing >> (8 * bins.itemsize) == 0  # else nothing is missing: no room for its code
     for s in range(out.shape[0]):
         own = out[s].reshape(-1)
         for r in range(starts[s], starts[s + 1]):
@@ -258,12 +266,24 @@ def _sum(
             g, h = gradient[i], hessian[i]
             if h == 0 and g == 0:
                 continue  # not sampled
-            for j in range(d):
-                b = _U(bins[i, j])
-                if b != none:
-                    at = (_U(first[j]) + b) << _U(1)
-                    own[at] += g
-                    own[at + _U(1)] += h
+            if some:
+                for j in range(d):
+                    b = _U(bins[i, j])
+                    if b != none:
+                        add_pair(own, (_U(first[j]) + b) << _U(1), g, h)
+            else:
+                for j in range(d):
+                    add_pair(own, (_U(first[j]) + _U(bins[i, j])) << _U(1), g, h)
+
+
+@compiled
+def _add(total: Array, part: Array) -> int:
+    low, high = 0, 0
+    for i in range(_U(len(total))):
+        value = part[i]
+        total[i] += value
+        low, high = min(low, value), max(high, value)
+    return max(high, -low)
 
 
 @compiled

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from folkmoot.contract import Contract
     from folkmoot.params import Params
     from folkmoot.plan import RunContext
+    from folkmoot.trees.cuts import Cuts
     from folkmoot.trees.grow import Columns
     from folkmoot.trees.histograms import Grid
     from folkmoot.trees.split import Rules
+    from folkmoot.wire import Artefact
 
 __all__ = [
     "SUMMED",
@@ -25,6 +27,7 @@ __all__ = [
     "bounds_of_derivatives",
     "check",
     "columns_of",
+    "cuts_of",
     "eta_of",
     "grid_of",
     "max_delta_step",
@@ -75,6 +78,23 @@ def rules_of(contract: Contract, params: Params) -> Rules:
         max_cat_threshold=trees.max_cat_threshold,
         constrained=bool(trees.monotone_constraints),  # as XGBoost: named is enough
     )
+
+
+def cuts_of(context: RunContext, model: Artefact) -> Cuts:
+    """A model's bin edges, checked; the same object for as long as models bring the same ones.
+
+    Raises
+    ------
+    ProtocolError
+        ``protocol.format`` for edges that do not fit.
+    """
+    from folkmoot.trees.cuts import Cuts
+
+    features = len(model.meta["features"])
+    kept: Cuts | None = context.cache.get("cuts")
+    if kept is None or len(kept.lowest) != features or not kept.same(model.arrays):
+        kept = context.cache["cuts"] = Cuts.from_arrays(model.arrays, features)
+    return kept
 
 
 def columns_of(contract: Contract, params: Params) -> Columns:

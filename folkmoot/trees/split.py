@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from folkmoot.trees.compiled import compiled, still
 
-__all__ = ["Rules", "Splits", "best_splits", "gain_of", "weight_of"]
+__all__ = ["Rules", "Splits", "best_splits", "settle"]
 
 Array = NDArray[Any]
 _F, _U = np.float32, np.uint64
@@ -132,16 +132,28 @@ def best_splits(
     return out
 
 
-def weight_of(g: float, h: float, bounds: tuple[float, float], rules: Rules) -> np.float32:
-    """Weight of a leaf, before the learning rate."""
-    lower, upper = np.float32(bounds[0]), np.float32(bounds[1])
-    return np.float32(_bounded(float(g), float(h), lower, upper, rules.numbers))
+def settle(
+    sums: NDArray[np.int64], bounds: NDArray[np.float32], units: tuple[float, float], rules: Rules
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight, before the learning rate, and gain of nodes as leaves; O(nodes).
 
+    Parameters
+    ----------
+    sums : ndarray of int64, shape (S, 2)
+        Summed gradients and Hessians.
+    bounds : ndarray of float32, shape (S, 2)
+        Least and largest weight under monotone constraints.
+    units : (float, float)
+        Value of one step of gradients and Hessians.
+    rules : Rules
 
-def gain_of(g: float, h: float, bounds: tuple[float, float], rules: Rules) -> np.float32:
-    """Gain of a node as a leaf."""
-    weight = weight_of(g, h, bounds, rules)
-    return np.float32(_gain(float(g), float(h), weight, rules.numbers))
+    Returns
+    -------
+    weights, gains : ndarray of float32, shape (S,)
+    """
+    weights, gains = np.empty(len(sums), np.float32), np.empty(len(sums), np.float32)
+    _settle(still(sums), still(bounds), units[0], units[1], rules.numbers, weights, gains)
+    return weights, gains
 
 
 @compiled
@@ -187,6 +199,16 @@ def _gain(g: float, h: float, w: Any, rules: Any) -> Any:
         return _F(t * t) / _F(h + reg_lambda)
     gf, hf = _F(g), _F(h)
     return -(_F(2.0) * gf * w + (hf + _F(reg_lambda)) * (w * w))
+
+
+@compiled
+def _settle(
+    sums: Array, bounds: Array, ug: float, uh: float, rules: Any, weights: Array, gains: Array
+) -> None:
+    for s in range(len(sums)):
+        g, h = sums[s, 0] * ug, sums[s, 1] * uh
+        weights[s] = _bounded(g, h, bounds[s, 0], bounds[s, 1], rules)
+        gains[s] = _gain(g, h, weights[s], rules)
 
 
 @compiled

@@ -35,6 +35,8 @@ def after_round(step: Step, context: RunContext) -> None:
     """
     if context.roster.coordinator is None:
         return
+    if not anchor.shown(step.round, context.params.privacy.mechanism):
+        return
     # Under masks the step follows the opening of the sum; heads were shown with what went into it.
     shown = [name.replace("/unmask/", "/train/") for name in step.after]
     found = {

@@ -92,7 +92,8 @@ def collect(
                 return error
         return found
 
-    for name, found in _each(opened, sorted(names, key=_site), context):
+    ready = all(key(_site(name)) in early for name in names)
+    for name, found in _each(opened, sorted(names, key=_site), context, ready):
         if found is None:
             missing[_site(name)] = "protocol.missing"
         elif isinstance(found, FolkmootError):
@@ -146,10 +147,11 @@ def _opened(
 
 
 def _each(
-    make: Callable[[str], T], names: Sequence[str], context: RunContext
+    make: Callable[[str], T], names: Sequence[str], context: RunContext, ready: bool
 ) -> Iterable[tuple[str, T]]:
     """Side by side where reading takes long: from a store elsewhere, or of megabytes of histograms."""
-    if len(names) < 2 or (context.store.path("a") is not None and context.params.kind != "trees"):
+    near = context.store.path("a") is not None and context.params.kind != "trees"
+    if ready or near or len(names) < 2:
         return [(name, make(name)) for name in names]
     pool = context.cache.get("readers")
     if pool is None:

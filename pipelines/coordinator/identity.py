@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from folkmoot.errors import ConfigError
 from folkmoot.identity import Roster, load_key, new_key, public_text
 
 __all__ = ["coordinator_key", "with_coordinator"]
@@ -22,12 +23,15 @@ def coordinator_key(workspace: Path) -> Ed25519PrivateKey:
         Where the file is damaged.
     """
     path = os.path.join(workspace, "coordinator", "signing.key")
-    if not os.path.exists(path):
-        try:
-            return new_key(Path(path))
-        except FileExistsError:  # another process made it meanwhile
-            pass
-    return load_key(path)
+    try:
+        return load_key(path)
+    except ConfigError:
+        if os.path.exists(path):
+            raise
+    try:
+        return new_key(Path(path))
+    except FileExistsError:  # another process made it meanwhile
+        return load_key(path)
 
 
 def with_coordinator(roster: Roster, workspace: Path) -> Roster:

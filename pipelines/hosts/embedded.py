@@ -19,6 +19,7 @@ from folkmoot.errors import FolkmootError, RoundError
 from folkmoot.models.trees import usable_cores
 from folkmoot.params import Params
 from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step, keys
+from folkmoot.trees.options import SUMMED
 from pipelines.coordinator import lock
 from pipelines.coordinator.collect import open_early
 from pipelines.coordinator.open_round import load_json, open_run, run_name
@@ -89,10 +90,13 @@ class Walk:
 
         Tree models: sites side by side, two per core, as each waits for its ledger's disk.  XGBoost
         lets go of the interpreter, and two sites with one thread each are done sooner than one with
-        two threads, which wait for each other at every node.  The results are the same bytes.
+        two threads, which wait for each other at every node.  Histograms are exchanged so often that
+        more than one site per core only wait for the interpreter.  The results are the same bytes.
         """
         cores = self.cores
-        workers = min(len(steps), 2 * cores) if self.plan.kind == "trees" else 1
+        trees = self.context.params.model.trees.strategy
+        share = 1 if trees == SUMMED else 2
+        workers = min(len(steps), share * cores) if self.plan.kind == "trees" else 1
         at_work = min(workers, cores)
         if steps[0].live:
             workers = len(steps)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from folkmoot.params import Params
 from folkmoot.plan import COORDINATOR, Step, keys
+from folkmoot.privacy.events import EXACT
 from pipelines.plans import secure
 
 __all__ = ["final", "one_round", "prepare"]
@@ -48,7 +49,7 @@ def prepare(params: Params) -> Iterable[Step]:
         if not agreed:
             yield from secure.set_up(params)
         after = (*after, "setup/deal")
-        if params.privacy.mechanism in {"none", "clip"}:
+        if params.privacy.mechanism in EXACT:
             yield from secure.statistics(params)
             yield from secure.opened("round-000", "statistics", 0, sites, (), quorum)
             after = tuple(f"round-000/unmask/{site}" for site in sites)

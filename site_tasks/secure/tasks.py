@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from folkmoot.errors import SecureError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.plan import RunContext, Step, keys
+from folkmoot.privacy.events import EXACT
 from folkmoot.secure import lists, setup
 from folkmoot.secure.groups import group_of
 from folkmoot.secure.run import groups_in, index_of, session_of, set_up_of, stage_of
@@ -159,7 +160,7 @@ def unmask(step: Step, context: RunContext) -> list[ArtifactRef]:
     )
 
     def check() -> None:
-        if context.params.privacy.mechanism in permissions.EXACT:
+        if context.params.privacy.mechanism in EXACT:
             mine = survivors if groups is None else group_of(groups, home.name) & {*survivors}
             state.compare(_content(step, context, home), mine, least)
 

@@ -110,7 +110,7 @@ def _other_versions(context: Any, workspace: Path) -> None:
     ]
 
     def answer(other: Artefact) -> Any:
-        known = train_histograms._growing(other, home)
+        known = train_histograms._growing(other, context, home)
         return train_histograms._sums(known, other, prepared, context, home)  # type: ignore[arg-type]
 
     assert answer(asked)["sums"].any()

@@ -15,13 +15,14 @@ from folkmoot.models.tree_format import Tree, TreeSpace, parse_trees
 from folkmoot.models.trees import to_xgboost, tree_bytes
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, keys
+from folkmoot.trees import options
 from folkmoot.trees.cuts import Cuts
 from folkmoot.trees.histograms import bin_rows, leaves, missing_code
 from folkmoot.trees.route import Route, route_of
 from folkmoot.wire import Artefact
 from pipelines.hosts.embedded import run
 from site_tasks import margins as module
-from site_tasks.binned import bins_of, cuts_of, nodes_of
+from site_tasks.binned import bins_of, nodes_of
 from site_tasks.home import SiteHome
 from site_tasks.margins import margins
 from site_tasks.prepared import load_prepared
@@ -111,8 +112,8 @@ def test_margins_by_leaf_are_the_bits_of_xgboosts(
     before = model_of(context, keys.model(round_before(context, model)))
     home = SiteHome.find("a", context.workspace)
     prepared = load_prepared(context, home)
-    cuts, edges = cuts_of(model, prepared, context)
-    bins, missing = bins_of(cuts, edges, prepared, context, home), missing_code(cuts)
+    cuts = options.cuts_of(context, model)
+    bins, missing = bins_of(cuts, prepared, context, home), missing_code(cuts)
 
     def leaf(k: int, tree: Tree) -> NDArray[np.int32] | None:
         route = route_of(tree, cuts, missing)

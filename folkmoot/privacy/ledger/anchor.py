@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from folkmoot.errors import ProtocolError
 from folkmoot.identity import sign, verify
+from folkmoot.privacy.events import EXACT
 from folkmoot.privacy.ledger.entries import Head, signed
 from folkmoot.wire import canonical_json
 
@@ -30,6 +31,7 @@ __all__ = [
     "head_key",
     "open_anchors",
     "open_head",
+    "shown",
     "to_bytes",
 ]
 
@@ -45,6 +47,11 @@ def head_key(federation: str, run: str, step: str) -> str:
 def anchors_key(federation: str, run: str, round: int) -> str:
     """Key of the exchange store of the coordinator's anchors after a round; 0 is the opening."""
     return f"{federation}/anchors/{run}/round-{round:03d}"
+
+
+def shown(round: int, mechanism: str) -> bool:
+    """Whether sites show their heads in a round: in each that spends budget, else in the first alone."""
+    return round <= 1 or mechanism not in EXACT
 
 
 def to_bytes(site: str, head: Head) -> bytes:

@@ -94,7 +94,7 @@ def aggregate(
     from folkmoot.trees.grow import Growing
 
     updates = in_order(updates)
-    cuts = Cuts.from_arrays(previous.arrays, len(previous.meta["features"]))
+    cuts = options.cuts_of(context, previous)
     if previous.meta["growing"] is None:
         return _sketched(previous, updates, cuts, context, round)
     growing = Growing.from_dict(previous.meta["growing"])
@@ -145,8 +145,8 @@ def _advanced(
         full,
         cuts,
         options.grid_of(context),
-        options.rules_of(contract, params),
-        options.columns_of(contract, params),
+        context.once("rules", params, lambda: options.rules_of(contract, params)),
+        context.once("columns", params, lambda: options.columns_of(contract, params)),
         options.eta_of(params, growing.step),
         params.model.trees.max_depth,
         totals,
@@ -239,6 +239,8 @@ def _total(
     updates: Sequence[ReleasedUpdate], name: str, shape: tuple[int, ...], context: RunContext
 ) -> Sums:
     """The federation's sum of one array; whole numbers, so in any order."""
+    from folkmoot.trees.histograms import add
+
     grid = options.grid_of(context)
     total = np.zeros(shape, np.int64)
     for update in updates:
@@ -246,19 +248,14 @@ def _total(
         array = part.arrays.get(name) if isinstance(part, Statistics) else None
         fit = array is not None and array.shape == shape and array.dtype == np.int64
         most = grid.most * len(update.sites)
-        if not fit or array is None or _reach(array) > most:
+        if not fit or array is None or add(total, array) > most:
             raise ProtocolError(
                 "protocol.mismatch",
                 f"The update of site {update.site} holds no {name} as the model asked for.",
                 "Check that the site runs the same version of folkmoot, with the same params.",
                 site=update.site,
             )
-        np.add(total, array, out=total)
     return total
-
-
-def _reach(array: Sums) -> int:
-    return max(int(array.max(initial=0)), -int(array.min(initial=0)))
 
 
 def _kept(context: RunContext, round: int) -> Sums | None:
@@ -274,7 +271,7 @@ def _again(growing: Any, context: RunContext, last: int) -> Sums | None:
     found: Sums | None = None
     for round in range(growing.began + 1, last + 1):
         asked = _model(context, round - 1)
-        cuts = Cuts.from_arrays(asked.arrays, len(asked.meta["features"]))
+        cuts = options.cuts_of(context, asked)
         level = Growing.from_dict(asked.meta["growing"])
         used = set(_model(context, round).meta["parents"].values())
         updates = _contributions(context, round, used, growing.sites)
