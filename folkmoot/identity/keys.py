@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from folkmoot.errors import ConfigError
 
-__all__ = ["is_encrypted", "load_key", "lock_key", "new_key", "public_text"]
+__all__ = ["is_encrypted", "load_key", "lock_key", "new_key", "public_bytes", "public_text"]
 
 _PEM = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _TEXT, _COMMAND = "FOLKMOOT_PASSPHRASE", "FOLKMOOT_PASSPHRASE_COMMAND"
@@ -79,7 +79,13 @@ def is_encrypted(path: Path) -> bool:
 
 def public_text(key: Ed25519PrivateKey) -> str:
     """Public half as 64 hex characters."""
-    return key.public_key().public_bytes_raw().hex()
+    return public_bytes(key).hex()
+
+
+@lru_cache(maxsize=64)
+def public_bytes(key: Ed25519PrivateKey) -> bytes:
+    """Public half, 32 bytes; worked out once of a key that signs again and again."""
+    return key.public_key().public_bytes_raw()
 
 
 @lru_cache(maxsize=64)

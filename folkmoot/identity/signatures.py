@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from folkmoot.errors import ProtocolError
+from folkmoot.identity.keys import public_bytes
 from folkmoot.wire import remember
 
 __all__ = ["sign", "verified", "verify"]
@@ -49,9 +49,9 @@ def sign(data: bytes | Sequence[bytes | memoryview], key: Ed25519PrivateKey) -> 
         signed = b"".join((*parts, tail))
         remember(signed, read.hexdigest())
         if _OWN_BYTES < len(signed) <= _LONG_BYTES:
-            _keep(_public(key), signed, read.hexdigest())
+            _keep(public_bytes(key), signed, read.hexdigest())
     if len(signed) <= _OWN_BYTES:
-        _own[signed[-64]] = _public(key), signed
+        _own[signed[-64]] = public_bytes(key), signed
     return signed
 
 
@@ -100,12 +100,6 @@ def verified(signed: bytes, key: Ed25519PublicKey, *, what: str) -> memoryview:
             "Compare the roster's key with the site's public.toml; treat the update as forged.",
         ) from None
     return data
-
-
-@lru_cache(maxsize=64)
-def _public(key: Ed25519PrivateKey) -> bytes:
-    """Public half of a key that signs again and again."""
-    return key.public_key().public_bytes_raw()
 
 
 def _keep(public: bytes, signed: bytes, digest: str) -> None:

@@ -160,13 +160,18 @@ def refine(cuts: Cuts, counts: NDArray[np.int64], cells: int) -> Cuts:
         if cuts.categorical[f] or total <= 0:
             edges.append(own)
             continue
-        starts = np.append(cuts.lowest[f], own[:-1]).astype(np.float64)
         pieces = 1 + np.maximum(found, 0) * cells // total
-        parts = [
-            low + (high - low) * np.arange(1, n + 1) / n if n > 1 else np.array([high])
-            for low, high, n in zip(starts, own.astype(np.float64), pieces, strict=True)
-        ]
-        edges.append(np.unique(np.concatenate(parts).astype(np.float32)))
+        low, high, n = (
+            np.repeat(values, pieces)
+            for values in (
+                np.append(cuts.lowest[f], own[:-1]).astype(np.float64),
+                own.astype(np.float64),
+                pieces,
+            )
+        )
+        place = np.arange(1, len(n) + 1) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        parts = np.where(n > 1, low + (high - low) * place / n, high)
+        edges.append(np.unique(parts.astype(np.float32)))
     return _like(cuts, edges)
 
 

@@ -91,12 +91,12 @@ class Walk:
         Tree models: sites side by side, two per core, as each waits for its ledger's disk.  XGBoost
         lets go of the interpreter, and two sites with one thread each are done sooner than one with
         two threads, which wait for each other at every node.  Histograms are exchanged so often that
-        more than one site per core only wait for the interpreter.  The results are the same bytes.
+        more than one site beyond the cores wait for the interpreter.  The results are the same bytes.
         """
         cores = self.cores
-        trees = self.context.params.model.trees.strategy
-        share = 1 if trees == SUMMED else 2
-        workers = min(len(steps), share * cores) if self.plan.kind == "trees" else 1
+        summed = self.context.params.model.trees.strategy == SUMMED
+        most = cores + 1 if summed else 2 * cores
+        workers = min(len(steps), most) if self.plan.kind == "trees" else 1
         at_work = min(workers, cores)
         if steps[0].live:
             workers = len(steps)

@@ -76,6 +76,15 @@ def test_put_get_list(store: ExchangeStore) -> None:
     assert store.find("demo/nothing") is None
 
 
+def test_large_artefacts_come_back_whole_and_folders_are_none(store: ExchangeStore) -> None:
+    data = os.urandom(3_000_000)
+    store.put("demo/runs/r1/round-001/update-a", data)
+    assert store.get("demo/runs/r1/round-001/update-a", digest(data)) == data
+    assert store.find("demo/runs/r1/round-001") is None
+    store.put("demo/runs/r1/empty", b"")
+    assert store.get("demo/runs/r1/empty") == b""
+
+
 def test_same_bytes_are_welcome_other_bytes_conflict(store: ExchangeStore) -> None:
     store.put("demo/a", b"one")
     store.put("demo/a", b"one")
