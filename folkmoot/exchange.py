@@ -98,7 +98,7 @@ class ExchangeStore:
         _check(key)
         ref = ArtifactRef(key, sha256(data), len(data))
         folder = self._backend if isinstance(self._backend, Folder) else None
-        if twin is not None and folder is not None and folder.link(key, twin):
+        if twin is not None and folder is not None and folder.link(key, twin, data):
             return ref
         if not self._backend.create(key, data, ref.digest):
             existing = self._backend.read(key)

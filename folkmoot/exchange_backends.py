@@ -16,6 +16,8 @@ __all__ = ["Backend", "Folder", "Remote", "read_all", "transient", "write_all"]
 
 _PIECE = 128 * 1024
 _MOST = 2**30
+#: Artefacts of these sizes are kept until they are read once: histograms, a moment after they were made.
+_KEPT, _KEPT_BYTES = 8, range(64 * 1024, 4 * 1024 * 1024)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -38,6 +40,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._prefix = f"{root}{os.sep}"  # plain strings: a round opens some thirty files
+        self._lately: dict[str, tuple[tuple[int, ...], bytes]] = {}
 
     def create(self, key: str, data: bytes, digest: str) -> bool:
         """As :meth:`Backend.create`."""
@@ -64,14 +67,16 @@ class Folder:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(part)
+        self._keep(path, data)
         return True
 
-    def link(self, key: str, twin: str) -> bool:
-        """Publish a file as it lies, where the file system and the key allow it."""
+    def link(self, key: str, twin: str, data: bytes) -> bool:
+        """Publish a file of these bytes as it lies, where the file system and the key allow it."""
         path = self._prefix + key
         for _ in range(2):
             try:
                 os.link(twin, path)
+                self._keep(path, data)
                 return True
             except FileNotFoundError:
                 with contextlib.suppress(OSError):
@@ -82,12 +87,24 @@ class Folder:
 
     def read(self, key: str) -> bytes | None:
         """As :meth:`Backend.read`."""
+        path = self._prefix + key
+        kept = self._lately.pop(path, None)
         try:
-            return read_all(self._prefix + key)
+            if kept is not None and kept[0] == _stamp(path):
+                return kept[1]
+            return read_all(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
             raise transient(error, key) from None
+
+    def _keep(self, path: str, data: bytes) -> None:
+        """Remember what was just put, for as long as the file stays as it is, to be read once."""
+        if len(data) in _KEPT_BYTES:
+            with contextlib.suppress(OSError):
+                self._lately[path] = _stamp(path), data
+            while len(self._lately) > _KEPT:
+                self._lately.pop(next(iter(tuple(self._lately)), ""), None)
 
     def names(self, folder: str) -> list[str]:
         """As :meth:`Backend.names`."""
@@ -95,6 +112,12 @@ class Folder:
         return (
             [p.name for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
         )
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """What changes with a file's bytes."""
+    found = os.stat(path)
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def read_all(path: str) -> bytes:

@@ -21,7 +21,7 @@ from folkmoot.trees.booster import tree_of
 from folkmoot.trees.cuts import Cuts
 from folkmoot.trees.histograms import Grid
 from folkmoot.trees.route import BY_SET, Route
-from folkmoot.trees.split import LEAST_GAIN, Rules, best_splits, settle
+from folkmoot.trees.split import LEAST_GAIN, Rules, Splits, best_splits, settle
 
 __all__ = ["Columns", "Growing", "GrowingTree", "advance", "begin", "complete", "finished"]
 
@@ -261,25 +261,15 @@ def advance(
     children: list[list[list[int]]] = [[] for _ in trees]
     for s in np.flatnonzero(split).tolist():
         k, node = nodes[s]
-        tree, gain = trees[k], splits.gain[s]
-        feature, place = int(splits.feature[s]), int(splits.bin[s])
-        if cuts.categorical[feature]:
-            tree.codes[str(node)] = np.flatnonzero(splits.right_codes[s]).tolist()
-            place = BY_SET
-        tree.feature[node], tree.place[node], tree.gain[node] = feature, place, float(gain)
-        tree.default_left[node] = int(splits.default_left[s])
+        tree, own_leaves = trees[k], slice(2 * s, 2 * s + 2)
+        feature = _note(tree, node, splits, s, cuts)
         path = [*tree.path[node], feature] if columns.interactions else []
-        pair = [tree.add(sides[s][side], tree.bounds[node], path) for side in (0, 1)]
-        for side, child in enumerate(pair):
-            tree.value[child] = values[2 * s + side]
-            tree.root_gain[child] = leaves[2 * s + side]
+        pair = [tree.add(side, tree.bounds[node], path) for side in sides[s]]
+        for child, value, leaf in zip(pair, values[own_leaves], leaves[own_leaves], strict=True):
+            tree.value[child], tree.root_gain[child] = value, leaf
         tree.left[node], tree.right[node] = pair
         if rules.constrained and columns.monotone[feature]:
-            # Weights are kept apart by their middle.
-            middle = float((weights[2 * s] + weights[2 * s + 1]) / np.float32(2))
-            rising = columns.monotone[feature] > 0
-            tree.bounds[pair[0]][1 if rising else 0] = middle
-            tree.bounds[pair[1]][0 if rising else 1] = middle
+            _keep_apart(tree, pair, weights[own_leaves], columns.monotone[feature])
         children[k].append([*pair, s])
     growing.level += 1
     deeper = growing.level < max_depth
@@ -288,6 +278,27 @@ def advance(
         if not deeper:
             tree.built = []
     return growing
+
+
+def _note(tree: GrowingTree, node: int, splits: Splits, s: int, cuts: Cuts) -> int:
+    """Write a node's split down; returns its feature."""
+    feature, place = int(splits.feature[s]), int(splits.bin[s])
+    if cuts.categorical[feature]:
+        tree.codes[str(node)] = np.flatnonzero(splits.right_codes[s]).tolist()
+        place = BY_SET
+    tree.feature[node], tree.place[node], tree.gain[node] = feature, place, float(splits.gain[s])
+    tree.default_left[node] = int(splits.default_left[s])
+    return feature
+
+
+def _keep_apart(
+    tree: GrowingTree, pair: Sequence[int], weights: NDArray[np.float32], direction: int
+) -> None:
+    """Under a monotone constraint weights below two children are kept apart by their middle."""
+    middle = float((weights[0] + weights[1]) / np.float32(2))
+    left, right = (1, 0) if direction > 0 else (0, 1)
+    tree.bounds[pair[0]][left] = middle
+    tree.bounds[pair[1]][right] = middle
 
 
 def finished(growing: Growing, cuts: Cuts) -> tuple[list[Tree], list[dict[str, list[float]]]]:

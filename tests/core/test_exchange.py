@@ -85,6 +85,31 @@ def test_large_artefacts_come_back_whole_and_folders_are_none(store: ExchangeSto
     assert store.get("demo/runs/r1/empty") == b""
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_was_put_a_moment_ago_is_read_from_the_disk_once_it_changed(
+    tmp_path: Path, linked: bool
+) -> None:
+    """A large artefact is remembered until it is read once, and only while the file stays as it is."""
+    store, key, data = ExchangeStore(tmp_path / "x"), "demo/runs/r1/update-a", os.urandom(200_000)
+    twin = tmp_path / "twin"
+    twin.write_bytes(data)
+    ref = store.put(key, data, twin=str(twin) if linked else None)
+    assert store.get(key) is data
+    assert store.get(key) is not data
+    store = ExchangeStore(tmp_path / "x")
+    store.put("demo/runs/r1/update-b", data)
+    path = store.path("demo/runs/r1/update-b")
+    assert path is not None
+    found = path.stat()
+    path.write_bytes(data[::-1])
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    with pytest.raises(ProtocolError, match="digest"):
+        store.get("demo/runs/r1/update-b", ref.digest)
+    store.put("demo/runs/r1/update-c", data)
+    (tmp_path / "x" / "demo/runs/r1/update-c").unlink()
+    assert store.find("demo/runs/r1/update-c") is None
+
+
 def test_same_bytes_are_welcome_other_bytes_conflict(store: ExchangeStore) -> None:
     store.put("demo/a", b"one")
     store.put("demo/a", b"one")
