@@ -2,7 +2,8 @@
 
 200,000 x 28 rows over 4 sites, depth 6, against ``xgboost.train`` on the pooled rows in the same
 process, in turn: the structure of all trees and the largest difference of margins with the same bin
-edges; time (both begin with encoded rows and make their own bins), exchanges and bytes.  Then time
+edges; time (both begin with encoded rows and make their own bins), exchanges and bytes; time again
+with the workspace in memory (``/dev/shm``), which is without what the disk costs.  Then time
 per tree over sites and rows, in seconds of a processor, which other work on the machine disturbs
 least.  ``python -m benchmarks.exact_trees plot`` draws the last two into
 ``docs/images/exact-trees.png``, and only those.
@@ -37,6 +38,7 @@ from pipelines.hosts.execute import open_context, store_of
 
 STEPS = (50, 80)
 DEPTH = 6
+MEMORY = Path("/dev/shm")  # as Linux names it
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "exact-trees.png"
 
 
@@ -50,6 +52,9 @@ def main(arguments: list[str]) -> None:
     if "scaling" not in arguments and "plot" not in arguments:
         with tempfile.TemporaryDirectory() as folder:
             against_pooled(Path(folder))
+        if MEMORY.is_dir():
+            with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+                warm_and_timed(Path(folder), "the same cores, workspace in memory")
         subprocess.run([sys.executable, "-m", "benchmarks.exact_trees", "core"], check=True)
     scaling(plot="plot" in arguments)
 
@@ -116,10 +121,15 @@ def on_one_core() -> None:
     """The same where neither side can share its work out; in a process that begins there."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        base, workspace = setting.federation(Path(folder))
-        run(exact(base, 2), run="warm", workspace=workspace)
-        x, y = setting.pooled_rows(base, workspace, "train")
-        timed(base, workspace, x, y, "one core")
+        warm_and_timed(Path(folder), "one core")
+
+
+def warm_and_timed(folder: Path, where: str) -> None:
+    """Time in a workspace of its own, after a run of two trees."""
+    base, workspace = setting.federation(folder)
+    run(exact(base, 2), run="warm", workspace=workspace)
+    x, y = setting.pooled_rows(base, workspace, "train")
+    timed(base, workspace, x, y, where)
 
 
 def exact(base: Params, steps: int, **trees: Any) -> Params:
