@@ -170,7 +170,8 @@ def build(
 
 def add(total: NDArray[np.int64], part: NDArray[np.int64]) -> int:
     """Add whole numbers to a sum of the same shape, in one pass; the largest absolute value in them."""
-    return int(_add(total.reshape(-1), still(part).reshape(-1)))
+    low, high = _add(total.reshape(-1), still(part).reshape(-1))
+    return max(int(high), -int(low))  # the least of int64 has no opposite in it
 
 
 def count(bins: Array, cuts: Cuts, weights: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -277,13 +278,13 @@ def _sum(
 
 
 @compiled
-def _add(total: Array, part: Array) -> int:
+def _add(total: Array, part: Array) -> Any:
     low, high = 0, 0
     for i in range(_U(len(total))):
         value = part[i]
         total[i] += value
         low, high = min(low, value), max(high, value)
-    return max(high, -low)
+    return low, high
 
 
 @compiled

@@ -116,6 +116,8 @@ def test_a_part_is_added_and_its_reach_told() -> None:
     assert add(total, np.array([[1, -7, 2], [0, 5, 6]])) == 7
     assert total.tolist() == [[1, -6, 4], [3, 9, 11]]
     assert add(total, np.zeros((2, 3), np.int64)) == 0
+    least = np.array([[-(2**63), 0, 0], [0, 0, 1]])
+    assert add(np.zeros((2, 3), np.int64), least) == 2**63
 
 
 def test_edges_stay_one_object_while_models_bring_the_same() -> None:
