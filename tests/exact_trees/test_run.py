@@ -259,15 +259,21 @@ def test_early_stopping_keeps_the_best_model(mixed: Mixed, workspace_of: Workspa
     assert result["metrics"]["overall"]["log_loss"] == pytest.approx(losses[best], rel=1e-9)
 
 
-def test_sums_of_another_shape_are_refused_by_name(
-    mixed: Mixed, workspace_of: Workspace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("far", [None, 2**62, -(2**62), -(2**63)])
+def test_sums_of_another_shape_or_beyond_the_grid_are_refused_by_name(
+    mixed: Mixed, workspace_of: Workspace, monkeypatch: pytest.MonkeyPatch, far: int | None
 ) -> None:
     params = mixed()
     honest = train_histograms._sums
 
     def odd(growing: Any, model: Any, prepared: Any, context: Any, home: Any) -> Any:
         found = honest(growing, model, prepared, context, home)
-        return {**found, "sums": found["sums"][..., :1]} if home.name == "b" else found
+        if home.name != "b":
+            return found
+        if far is None:
+            return {**found, "sums": found["sums"][..., :1]}
+        found["sums"][0, 3, 0] = far
+        return found
 
     monkeypatch.setattr(train_histograms, "_sums", odd)
     with pytest.raises(ProtocolError, match="site b holds no sums"):
