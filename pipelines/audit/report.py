@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from folkmoot.errors import ConfigError
 from folkmoot.params import Params, parse_params
+from folkmoot.privacy.events import EXACT
 from pipelines.audit.bounds import Bound, from_gaussian, from_one_run, from_rates
 from pipelines.audit.canaries import Scores, gradient_space
 from pipelines.audit.membership import attack, private_linear
@@ -56,7 +57,7 @@ def audit(
         binary.
     """
     privacy = params.privacy
-    if privacy.epsilon is None or privacy.mechanism in {"none", "clip"}:
+    if privacy.epsilon is None or privacy.mechanism in EXACT:
         raise ConfigError(
             "config.invalid",
             "The plan claims no epsilon: there is nothing to audit.",

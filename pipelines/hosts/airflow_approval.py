@@ -21,6 +21,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from folkmoot.plan import RunContext, keys
+from folkmoot.privacy.events import EXACT
 from pipelines.hosts.airflow_project import Project, ProjectTask
 
 __all__ = ["ApproveChampion", "AskConsent", "approvals"]
@@ -120,9 +121,7 @@ class AskConsent(_Ask):
             "Data contract": f"{run.contract.name} `{digest[:12]}`",
             "Columns": ", ".join(column.name for column in run.contract.inputs),
             "Model": f"{params.kind}, at most {params.rounds} rounds",
-            "Privacy": private
-            if private in {"none", "clip"}
-            else f"{private}, ε {params.privacy.epsilon:g}",
+            "Privacy": private if private in EXACT else f"{private}, ε {params.privacy.epsilon:g}",
             "Protection of updates": params.aggregation.protection,
         }
         table = "\n".join(f"| {name} | {text} |" for name, text in lines.items())
