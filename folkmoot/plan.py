@@ -224,7 +224,17 @@ class RunContext:
     cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def once(self, name: Any, of: object, make: Callable[[], T]) -> T:
-        """What ``make`` makes of an object, for all sites that ask while it is the last one."""
+        """What ``make`` makes of an object, for all sites that ask while it is the last one.
+
+        Parameters
+        ----------
+        name : hashable
+            Its place in ``cache``, one per kind of thing that is made.
+        of : object
+            What it is made of; compared by identity, and kept.
+        make : callable
+            Called where another object was asked about last; two threads may both call it.
+        """
         kept = self.cache.get(name)
         if kept is None or kept[0] is not of:
             kept = self.cache[name] = of, make()

@@ -169,7 +169,19 @@ def build(
 
 
 def add(total: NDArray[np.int64], part: NDArray[np.int64]) -> int:
-    """Add whole numbers to a sum of the same shape, in one pass; the largest absolute value in them."""
+    """Add whole numbers to a sum, in one pass.
+
+    Parameters
+    ----------
+    total : ndarray of int64
+        C-contiguous; changed in place.
+    part : ndarray of int64, of the same shape
+
+    Returns
+    -------
+    int
+        Largest absolute value in ``part``; what is beyond the grid is the caller's to refuse.
+    """
     low, high = _add(total.reshape(-1), still(part).reshape(-1))
     return max(int(high), -int(low))  # the least of int64 has no opposite in it
 
