@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ import benchmarks.trees as setting
 from benchmarks.report import row
 from folkmoot.models.trees import to_xgboost, tree_bytes, usable_cores
 from folkmoot.params import Params, parse_params
-from folkmoot.plan import keys
+from folkmoot.plan import RunContext, keys
 from folkmoot.trees.cuts import Cuts
 from folkmoot.trees.histograms import bin_rows
 from folkmoot.wire import Artefact, decode
-from pipelines.hosts.embedded import run
+from pipelines.hosts.embedded import Progress, run
 from pipelines.hosts.execute import open_context, store_of
 
 STEPS = (50, 80)
@@ -65,8 +66,11 @@ def against_pooled(folder: Path) -> None:
     x, y = setting.pooled_rows(base, workspace, "train")
     for steps in STEPS:
         params = exact(base, steps)
-        result = run(params, run=f"exact-{steps}", workspace=workspace)
-        model, sent, nodes = published(params, workspace, result)
+        counted = Counted(params, workspace, f"exact-{steps}")
+        result = run(
+            params, run=counted.run, workspace=workspace, progress=Progress(round=counted.add)
+        )
+        model, sent, nodes = counted.model(result["model"]), counted.sent, counted.nodes
         same, worst = equality(model, x, y, steps)
         row(
             f"summed histograms, 200,000 × 28 rows, 4 sites, depth {DEPTH}, {steps} trees: trees of "
@@ -142,17 +146,31 @@ def exact(base: Params, steps: int, **trees: Any) -> Params:
     return parse_params(values)
 
 
-def published(params: Params, workspace: Path, result: dict[str, Any]) -> tuple[Artefact, int, int]:
-    """The model; bytes that one site sent for trees, and the nodes that were split or tried."""
-    store = store_of(params, workspace)
-    context = open_context(result["run"], params.federation.name, store, workspace)
-    site, sent, nodes = params.federation.members[0], 0, 0
-    for round in range(params.model.trees.sketch_exchanges + 1, result["rounds"] + 1):
-        sent += len(store.get(context.key(keys.update(round, site))))
-        asked = decode(store.get(context.key(keys.model(round - 1))), kind="model")
-        for tree in asked.meta["growing"]["trees"]:
-            nodes += sum(1 + (sibling >= 0) for _, sibling, _ in tree["built"])
-    return decode(store.get(context.key(result["model"])), kind="model"), sent, nodes
+class Counted:
+    """Bytes that one site sent for trees, and the nodes that were split or tried, round by round."""
+
+    def __init__(self, params: Params, workspace: Path, run: str) -> None:
+        self.params, self.workspace, self.run = params, workspace, run
+        self.sent = self.nodes = 0
+
+    def add(self, round: int, rounds: int, record: dict[str, Any]) -> None:
+        """A round that is closed; sums of finished trees go when it is told."""
+        if round <= self.params.model.trees.sketch_exchanges:
+            return
+        update = self._context.key(keys.update(round, self.params.federation.members[0]))
+        self.sent += len(self._context.store.get(update))
+        for tree in self.model(keys.model(round - 1)).meta["growing"]["trees"]:
+            self.nodes += sum(1 + (sibling >= 0) for _, sibling, _ in tree["built"])
+
+    def model(self, key: str) -> Artefact:
+        """A model of the run."""
+        context = self._context
+        return decode(context.store.get(context.key(key)), kind="model")
+
+    @cached_property
+    def _context(self) -> RunContext:
+        store = store_of(self.params, self.workspace)
+        return open_context(self.run, self.params.federation.name, store, self.workspace)
 
 
 def equality(model: Artefact, x: NDArray[Any], y: NDArray[Any], steps: int) -> tuple[int, float]:

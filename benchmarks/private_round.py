@@ -111,7 +111,7 @@ class Door:
                 (door, "privatise", COMPUTED),
                 (Ledger, "reserve", "ledger"),
                 (Ledger, "commit", "ledger"),
-                (door, "_persist", "persist"),
+                (door, "persist", "persist"),
             ):
                 stack.enter_context(timed(where, name, part, spent))
             began = time.perf_counter()

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,21 @@ class ExchangeStore:
             raise transient(error, key) from None
         return True
 
+    def clear(self, keys: Iterable[str]) -> int:
+        """Remove artefacts that nobody will ask for again, at the coordinator; how many were there.
+
+        Raises
+        ------
+        ConfigError
+            At a site.
+        TransientError
+            ``transient.exchange`` where the store does not remove.
+        """
+        backend = self._backend
+        if not isinstance(backend, Folder | Remote):
+            raise self._not_here()
+        return backend.remove([_check(key) for key in keys])
+
     def list(self, folder: str) -> list[str]:
         """Sorted keys directly in ``folder``."""
         return sorted(f"{folder}/{name}" for name in self._backend.names(_check(folder)))
@@ -217,7 +233,10 @@ class ExchangeStore:
             import fsspec
 
             return fsspec.filesystem("file"), str(backend.root.absolute())
-        raise ConfigError(
+        raise self._not_here()
+
+    def _not_here(self) -> ConfigError:
+        return ConfigError(
             "config.invalid",
             f"{self.url} is the coordinator's.",
             "Do its upkeep at the coordinator.",

@@ -7,12 +7,13 @@ import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from folkmoot.errors import ConfigError, TransientError
 
-__all__ = ["Backend", "Folder", "Remote", "read_all", "transient", "write_all"]
+__all__ = ["Backend", "Folder", "Remote", "not_removed", "read_all", "transient", "write_all"]
 
 _PIECE = 128 * 1024
 _MOST = 2**30
@@ -97,6 +98,19 @@ class Folder:
             return None
         except OSError as error:
             raise transient(error, key) from None
+
+    def remove(self, keys: Sequence[str]) -> int:
+        """Remove what is kept under these keys; how many were."""
+        gone = 0
+        for key in keys:
+            try:
+                os.unlink(self._prefix + key)
+                gone += 1
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise not_removed(error) from None
+        return gone
 
     def _keep(self, path: str, data: bytes) -> None:
         """Remember what was just put, for as long as the file stays as it is, to be read once."""
@@ -235,6 +249,27 @@ class Remote:
             return []
         except Exception as error:  # each store has its own
             raise transient(error, folder) from None
+
+    def remove(self, keys: Sequence[str]) -> int:
+        """Remove what is kept under these keys, in one request where the store can; how many were."""
+        folders = {key.rpartition("/")[0] for key in keys}
+        kept = {f"{folder}/{name}" for folder in folders for name in self.names(folder)}
+        gone = [f"{self.root}/{key}" for key in keys if key in kept]
+        try:
+            if gone:
+                self.fs.rm(gone)
+        except Exception as error:  # each store has its own
+            raise not_removed(error) from None
+        return len(gone)
+
+
+def not_removed(error: Exception) -> TransientError:
+    """What a store that keeps what it should remove is told as."""
+    return TransientError(
+        "transient.exchange",
+        f"The exchange store did not remove artefacts ({type(error).__name__}).",
+        "Check its URL, and that this account may list and delete.",
+    )
 
 
 def transient(error: Exception, key: str) -> TransientError:

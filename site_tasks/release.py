@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import PrivacyError, ProtocolError
-from folkmoot.exchange_backends import read_all, write_all
+from folkmoot.exchange_backends import read_all
 from folkmoot.identity import verify
 from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
 from folkmoot.wire import decode, digest
 from site_tasks import anchor, permissions
+from site_tasks.persist import persist
 from site_tasks.privatise import Raw, privatise, seed_of
 from site_tasks.seal import seal
 from site_tasks.secure import summed
+from site_tasks.spent import spent_file
 
 if TYPE_CHECKING:
     from folkmoot.exchange import ArtifactRef
@@ -54,6 +56,7 @@ def release(
     fingerprint: str,
     costs: Mapping[str, Event] | None = None,
     meta: Mapping[str, Any] | None = None,
+    spent: int = 0,
 ) -> ArtifactRef:
     """Release what ``make`` computes, or what it computed before.
 
@@ -78,6 +81,9 @@ def release(
         leaves exactly.  Charged before ``make`` is called, and held against what it made.
     meta : mapping, optional
         More JSON values for the header, free of data; they are published.
+    spent : int, optional
+        Last round whose releases of this run nobody asks for again, where all of them can be made
+        again: one of their files takes this one (``site_tasks.spent``).
 
     Returns
     -------
@@ -161,7 +167,9 @@ def release(
                 "receipt": paper,
             }
             data = seal({**(meta or {}), **seen, **bound}, sealed, home.key())
-            _persist(path, data, durable=bool(costs))
+            again = not costs and not masked
+            old = spent_file(context, home, ledger, spent, len(data)) if again else None
+            persist(path, data, durable=bool(costs), old=old)
             ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)
         elif costs and state.attempts == 0:
             raise PrivacyError(
@@ -280,7 +288,7 @@ def _published(path: str, context: RunContext, key: str, state: State) -> bytes 
     data = context.store.find(context.key(key))
     if data is None or digest(data) != state.artefact:
         return None
-    _persist(path, data, durable=True)
+    persist(path, data, durable=True)
     return data
 
 
@@ -301,29 +309,6 @@ def _header(data: bytes, home: SiteHome) -> Mapping[str, Any]:
     """Header of stored bytes that bear the site's own signature."""
     body = verify(data, home.key().public_key(), what="A stored release")
     return decode(body, kind="update").meta
-
-
-def _persist(path: str, data: bytes, *, durable: bool) -> None:
-    """Write whole or not at all; ``durable`` survives a power cut as well.
-
-    Bytes without noise can be computed again to the same digest, so only noise is worth an fsync.
-    """
-    folder, name = os.path.split(path)
-    part = os.path.join(folder, f".{name}.part")
-    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        write_all(file, data)
-        if durable:
-            os.fsync(file)
-    finally:
-        os.close(file)
-    os.replace(part, path)
-    if durable:
-        where = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(where)
-        finally:
-            os.close(where)
 
 
 @contextmanager

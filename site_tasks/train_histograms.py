@@ -86,6 +86,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         inputs=[model_digest, prepared.digest],
         make=make,
         fingerprint=prepared.fingerprint,
+        spent=0 if growing is None else growing.began,
     )
     return [ref]
 

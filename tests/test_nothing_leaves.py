@@ -307,7 +307,7 @@ CRASHES = {
     "while training": "site_tasks.train_linear.sums",
     "while the update is clipped": "site_tasks.release.privatise",
     "while it is signed": "site_tasks.release.seal",
-    "while it is stored": "site_tasks.release._persist",
+    "while it is stored": "site_tasks.release.persist",
     "while it is evaluated": "site_tasks.round_update.counts_of",
 }
 

@@ -18,6 +18,7 @@ _SUMMED_ONLY = (
     "bin_edges",
     "sketch_exchanges",
     "spare_exchanges",
+    "keep_sums",
 )
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -54,6 +55,8 @@ class HistogramOptions(Section):
     """`summed_histograms`: times that cells are counted for the quantiles, each time more finely where rows are dense."""
     spare_exchanges: Annotated[int, Field(ge=0, le=1000)] = 0
     """`summed_histograms`: exchanges beyond `rounds` × `max_depth`, for trees that begin again because a site was lost."""
+    keep_sums: bool = False
+    """`summed_histograms`: whether the exchange store keeps the sites' sums of finished trees. DVC keeps them in any case: they are its outputs."""
 
 
 def refuse_unfit(trees: Any) -> None:

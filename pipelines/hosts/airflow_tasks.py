@@ -187,6 +187,10 @@ class StageTask(CoordinatorTask):
         if step.name == "final/conclude":
             lock.release(run.workspace, run.federation, run.run)
             return refs
+        if step.round and step.name.endswith("/aggregate"):
+            from pipelines.coordinator.spent import clear
+
+            clear(run, step.round, record(run, step.round) or {}, log.warning)
         missing, over = _outcome(step, run)
         for site, code in missing.items():
             log.warning("%s is left out from round %d on: %s", site, max(step.round, 1), code)

@@ -23,6 +23,7 @@ from folkmoot.trees.options import SUMMED
 from pipelines.coordinator import lock
 from pipelines.coordinator.collect import open_early
 from pipelines.coordinator.open_round import load_json, open_run, run_name
+from pipelines.coordinator.spent import clear
 from pipelines.hosts.execute import execute, store_of
 from pipelines.hosts.walk import contract_for, ending, ensure_members, record, roster_for
 from pipelines.plans import plan_of
@@ -210,6 +211,7 @@ def _rounds(walk: Walk, clock: _Clock) -> int:
         if round == 1:
             clock.lap("first_round")
         walk.progress.round(round, walk.plan.rounds, found)
+        clear(walk.context, round, found, walk.progress.say)
         if found.get("stop"):
             walk.progress.say(f"Rounds end after round {round}: {found['stop']}")
             last = round

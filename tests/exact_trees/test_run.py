@@ -290,7 +290,9 @@ def test_more_rows_than_the_grid_is_proven_for_are_refused(
 
 def test_bytes_and_exchanges_per_tree(mixed: Mixed, workspace_of: Workspace) -> None:
     """A site sends one of two children, in as many exchanges as the tree has levels."""
-    params = mixed("model.trees.rounds=1", "aggregation.evaluate_every=0")
+    params = mixed(
+        "model.trees.rounds=1", "aggregation.evaluate_every=0", "model.trees.keep_sums=true"
+    )
     workspace = workspace_of(params)
     run(params, run="one", workspace=workspace)
     context = opened(params, workspace, "one")

@@ -11,12 +11,11 @@ from folkmoot.privacy.ledger import totals as running
 from folkmoot.privacy.ledger.entries import GENESIS, consistent, content_digest, link, signed
 from folkmoot.privacy.ledger.store import broken
 
-__all__ = ["ALL", "verify"]
+__all__ = ["ALL", "NEWEST", "verify"]
 
-ALL = (
-    "SELECT seq, kind, release_id, attempt, content, time, state, chain, signature"
-    " FROM entries ORDER BY seq"
-)
+_ROWS = "SELECT seq, kind, release_id, attempt, content, time, state, chain, signature FROM entries"
+ALL = f"{_ROWS} ORDER BY seq"
+NEWEST = f"{_ROWS} ORDER BY seq DESC LIMIT ?"
 
 
 def verify(db: sqlite3.Connection, site: str) -> int:

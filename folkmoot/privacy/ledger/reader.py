@@ -76,6 +76,12 @@ class Reader:
         for row in cursor:
             yield Entry.of(row)
 
+    def newest(self, count: int) -> list[Entry]:
+        """The last ``count`` entries, newest first; O(count)."""
+        with self._store.reading() as db:
+            rows = db.execute(audit.NEWEST, (count,)).fetchall()
+        return [Entry.of(row) for row in rows]
+
     def head(self) -> tuple[int, str]:
         """Number and chain value of the last entry."""
         with self._store.reading() as db:
