@@ -53,7 +53,7 @@ def sound(workspace: Path) -> None:
     for site in SITES:
         home = SiteHome.find(site, workspace)
         ledger = open_ledger(home)
-        assert ledger.verify() > 11
+        assert ledger.verify() > 8
         assert check_releases(home, ledger) > 0
         ledger.close()
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_model(
     class Cut(Exception):
         pass
 
-    for last in (5, 7):
+    for last, left in ((5, {3, 4, 5}), (7, {6, 7})):
 
         def after(number: int, rounds: int, record: dict[str, Any], last: int = last) -> None:
             if number == last:
@@ -150,9 +150,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_model(
 
         with pytest.raises(Cut):
             run(params, run="one", workspace=workspace, progress=Progress(round=after))
-    left = updates(opened(params, workspace, "one"), 11)
-    assert keys.update(5, "a") in left
-    assert keys.update(7, "a") in left
+        found = updates(opened(params, workspace, "one"), 11)
+        assert found.keys() == {keys.update(r, s) for r in left for s in SITES}
     resumed = run(params, run="one", workspace=workspace)
     whole = run(params, run="one", workspace=other)
     models = [

@@ -104,8 +104,13 @@ def test_three_hosts_agree_digest_for_digest(kind: str, workspace_of: Callable[.
         workspace = workspace_of(params, host.__name__)
         result = host(params, workspace)
         seconds = result.pop("seconds")
-        found = (published(workspace), ledgers(workspace), result, set(seconds))
-        assert any("update" in key for key in found[0])
+        keys = published(workspace)
+        updates = {key: keys[key] for key in keys if "/update-" in key}
+        if kind == "trees":  # DVC keeps the sums of a finished tree, which are its outputs
+            assert len(updates) == (4 if host is dvc else 0)
+            keys = {key: keys[key] for key in keys.keys() - updates.keys()}
+        assert updates or kind == "trees"
+        found = (keys, ledgers(workspace), result, set(seconds))
         assert ("round-000/schema.json" in found[0]) == (kind == "trees")
         expected = expected or found
         assert found[0] == expected[0], host.__name__
