@@ -136,10 +136,12 @@ def to_xgboost(model: Artefact, *, threads: int | None = None) -> xgboost.Booste
 
     Notes
     -----
-    Sites do not release how many rows reach a node, so the model has nominal covers: every split
-    counts as sending half of its rows each way.  SHAP contributions by path still sum to the
-    margin, relative to that nominal background; for SHAP against real rows give the explainer
-    background data.  Importance by ``weight`` is exact, ``gain`` and ``cover`` are not available.
+    Gain and cover are the federation's where splits were chosen from sums over all sites
+    (``summed_histograms``, ``xgboost_federated``).  With whole or private trees sites do not release
+    how many rows reach a node, so the model has nominal covers: every split counts as sending half of
+    its rows each way.  SHAP contributions by path still sum to the margin, relative to that nominal
+    background; for SHAP against real rows give the explainer background data.  Importance by
+    ``weight`` is exact.
     """
     if model.meta.get("kind") != "trees":
         raise ProtocolError(
@@ -153,8 +155,8 @@ def to_xgboost(model: Artefact, *, threads: int | None = None) -> xgboost.Booste
 
 
 def _figures(model: Artefact, trees: Sequence[Tree]) -> list[dict[str, list[float]]] | None:
-    """Gain and cover per node where they follow from sums that were released (summed histograms)."""
-    if "gain" not in model.arrays or "hessian" not in model.arrays:
+    """Gain and cover per node where they follow from sums over all sites that were released."""
+    if not trees or "gain" not in model.arrays or "hessian" not in model.arrays:
         return None
     ends = np.cumsum([len(tree["left_children"]) for tree in trees])[:-1]
     gains, covers = (np.split(model.arrays[name], ends) for name in ("gain", "hessian"))

@@ -101,8 +101,8 @@ def shapes(model: Artefact, contract: Contract, params: Params) -> list[Shape]:
 def importance(model: Artefact) -> dict[str, float]:
     """Gain per feature from released sums alone, as shares of one; empty where none was released.
 
-    Private trees carry it by feature (without what the noise adds), summed histograms by node.  Sites
-    take the gain off whole trees before these leave (``bagging``, ``cyclic``).
+    Private trees carry it by feature (without what the noise adds), summed histograms and live sessions
+    by node.  Sites take the gain off whole trees before these leave (``bagging``, ``cyclic``).
     """
     if "gain" not in model.arrays:
         return {}

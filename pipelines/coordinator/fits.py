@@ -55,7 +55,8 @@ def check_update(update: ReleasedUpdate, context: RunContext) -> None:
     _demand(
         isinstance(update.parts.get("update"), kind), update, "has no update of the plan's kind"
     )
-    _demand(update.parts.keys() <= {"update", "evaluation"}, update, "has parts nobody asked for")
+    names = {"update", "evaluation", *({"figures"} if _live(context) else ())}
+    _demand(update.parts.keys() <= names, update, "has parts nobody asked for")
     if context.params.aggregation.weighting == "uniform":
         _demand(update.parts["update"].weight == 1.0, update, "claims a weight of its own")
     elif (most := context.params.aggregation.defence.weight_limit) is not None:
@@ -183,6 +184,12 @@ def _summed(context: RunContext) -> bool:
     """Whether updates are histograms, which are sums."""
     model = context.params.model
     return model.kind == "trees" and model.trees.strategy == "summed_histograms"
+
+
+def _live(context: RunContext) -> bool:
+    """Whether updates are trees of a session, with their figures (``aggregate.live`` checks them)."""
+    model = context.params.model
+    return model.kind == "trees" and model.trees.strategy == "xgboost_federated"
 
 
 def _shapes(context: RunContext) -> dict[str, tuple[int, ...]]:

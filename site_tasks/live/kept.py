@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from folkmoot.wire import digest
 from site_tasks.prepared import read_json, write_json
@@ -30,9 +33,10 @@ class Kept:
     folder: Path
     prepared: str
 
-    def keep(self, trees: bytes) -> None:
-        """Write a session's trees down; they must have been checked."""
-        values = {"prepared": self.prepared, "trees": trees.decode("ascii")}
+    def keep(self, trees: bytes, figures: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write a session's trees, which must have been checked, and their figures down."""
+        numbers = {name: array.tolist() for name, array in figures.items()}
+        values = {"prepared": self.prepared, "trees": trees.decode("ascii"), "figures": numbers}
         write_json(self.folder / "kept.json", values)
 
     def have(self) -> tuple[str, bytes] | None:
@@ -42,6 +46,14 @@ class Kept:
             return None
         trees = str(values["trees"]).encode("ascii")
         return digest(trees), trees
+
+    def figures(self) -> dict[str, NDArray[np.float32]]:
+        """Gain and cover of the trees that are here; none where an older version left them."""
+        values = read_json(self.folder / "kept.json") or {}
+        return {
+            name: np.asarray(numbers, np.float32)
+            for name, numbers in values.get("figures", {}).items()
+        }
 
     def forget(self) -> None:
         """Remove all of it: the trees were released."""

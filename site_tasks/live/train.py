@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from folkmoot.errors import FolkmootError, PrivacyError, ProtocolError, RoundError
 from folkmoot.exchange import ArtifactRef
 from folkmoot.live.certificates import checked, issue, write
+from folkmoot.live.figures import figures_of, wanted
 from folkmoot.live.messages import MOST_ATTEMPTS, Place
 from folkmoot.live.process import Child
 from folkmoot.models.tree_format import TreeSpace, dump_trees, parse_trees, strip
 from folkmoot.models.trees import outputs
 from folkmoot.plan import RunContext, Step, keys
-from folkmoot.updates import Part, TreeUpdate
+from folkmoot.updates import Part, Statistics, TreeUpdate
 from folkmoot.wire import Artefact, digest
 from site_tasks import permissions
 from site_tasks.evaluate import counts_of, due, load_model
@@ -49,8 +50,8 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
     Returns
     -------
     list of ArtifactRef
-        ``round-RRR/update-<site>`` with the part ``update`` and, every
-        ``aggregation.evaluate_every`` rounds, ``evaluation`` of the incoming model.
+        ``round-RRR/update-<site>`` with the parts ``update`` and ``figures`` (gain and cover of its
+        nodes) and, every ``aggregation.evaluate_every`` rounds, ``evaluation`` of the incoming model.
 
     Raises
     ------
@@ -80,6 +81,8 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         if due(context.params, step.round):
             parts["evaluation"] = counts_of(model, prepared, context, home)
         parts["update"] = TreeUpdate(session.trees(), 1.0 if uniform else rows)
+        if wanted(model.arrays) and (figures := session.kept.figures()):
+            parts["figures"] = Statistics(figures)
         return parts
 
     ref = release(
@@ -182,7 +185,7 @@ class _Session:
             saved = json.loads((folder / "booster.json").read_bytes())
         made = saved["learner"]["gradient_booster"]["model"]["trees"]
         data = self._checked(dump_trees([strip(tree) for tree in made]))
-        self.kept.keep(data)  # on disk before anybody hears of it
+        self.kept.keep(data, figures_of(made))  # on disk before anybody hears of it
         place.tell(f"done-{name}", {"trees": digest(data)}, self.home.key())
         while (over := place.hear("over.json", self._tracker)) is None:
             self._wait(limit, "The tracker did not end the session")

@@ -17,11 +17,13 @@ import pytest
 from folkmoot.errors import FolkmootError, ProtocolError, TransientError
 from folkmoot.identity import sign
 from folkmoot.live.certificates import issue
+from folkmoot.live.figures import NAMES
 from folkmoot.models.trees import to_xgboost, tree_bytes
 from folkmoot.params import Params
-from folkmoot.plan import RunContext, keys
+from folkmoot.plan import RunContext, Step, keys
 from folkmoot.privacy.ledger import Ledger
 from folkmoot.wire import Artefact, decode, encode
+from pipelines.coordinator import tree_plots
 from pipelines.hosts.embedded import run
 from pipelines.hosts.execute import execute, open_context, store_of
 from pipelines.plans import plan_of
@@ -112,6 +114,8 @@ def test_rates_by_step_and_early_stopping(workspace_of: Callable[..., Path]) -> 
         == max(losses) - 4
         == len(trees)
     )
+    nodes = sum(len(tree["left_children"]) for tree in trees)
+    assert [len(model.arrays[name]) for name in NAMES] == [nodes, nodes]
     assert result["metrics"]["overall"]["log_loss"] == pytest.approx(losses[best], rel=1e-9)
 
 
@@ -203,7 +207,13 @@ def test_who_has_the_trees_releases_them_without_another_session(
     kept = home.work / "live" / "demo--one" / folder.removeprefix("round-")
     kept.mkdir(parents=True)
     prepared = load_prepared(context, home)
-    values = {"prepared": prepared.digest, "trees": trees.arrays[key].tobytes().decode()}
+    figures = {n.removeprefix("figures."): a for n, a in trees.arrays.items() if "figures" in n}
+    assert figures.keys() == NAMES.keys()
+    values = {
+        "prepared": prepared.digest,
+        "trees": trees.arrays[key].tobytes().decode(),
+        "figures": {n: a.tolist() for n, a in figures.items()},
+    }
     (kept / "kept.json").write_text(json.dumps(values))
 
     def refuse(*_: Any) -> None:
@@ -215,28 +225,126 @@ def test_who_has_the_trees_releases_them_without_another_session(
     assert not kept.exists()
 
 
-def test_other_trees_than_the_sessions_are_refused_by_name(
+def test_gain_and_cover_are_those_of_all_sites_rows(undisturbed: Undisturbed) -> None:
+    """The first root, summed by hand; then every node's cover is that of its children."""
+    workspace, result = undisturbed
+    context = opened(params(), workspace, "one")
+    model = model_of(context, result["model"])
+    prepared = [load_prepared(context, SiteHome.find(s, workspace)) for s in SITES]
+    x = np.concatenate([p.matrix("train") for p in prepared])
+    y = np.concatenate([p.labels("train") for p in prepared])
+    share = float(model.meta["base_score"][0])
+    tree = json.loads(tree_bytes(model))[0]
+    values = x[:, tree["split_indices"][0]].astype(np.float32)
+    left = values < np.float32(tree["split_conditions"][0])
+    left |= np.isnan(values) & bool(tree["default_left"][0])
+
+    def score(rows: Any) -> float:
+        gradient, hessian = float((share - y[rows]).sum()), rows.sum() * share * (1 - share)
+        return gradient**2 / (hessian + context.params.model.trees.reg_lambda)
+
+    gain = score(left) + score(~left) - score(left | ~left)
+    assert model.arrays["gain"][0] == pytest.approx(gain, rel=1e-4)
+    assert model.arrays["hessian"][0] == pytest.approx(len(y) * share * (1 - share), rel=1e-4)
+    saved = json.loads(bytes(to_xgboost(model).save_raw("json")))
+    made = saved["learner"]["gradient_booster"]["model"]["trees"]
+    assert len(made) == 6
+    for own in made:
+        cover = np.asarray(own["sum_hessian"])
+        for node, child in enumerate(own["left_children"]):
+            if child != -1:
+                below = cover[child] + cover[own["right_children"][node]]
+                assert below == pytest.approx(cover[node], rel=1e-4)
+                assert own["loss_changes"][node] > 0
+    told = {name: json.loads(text) for name, text in tree_plots.tables(model, context).items()}
+    assert told["importance.json"]["what"] == "share of the gain, from released sums alone"
+    assert sum(told["importance.json"]["importance"].values()) == pytest.approx(1.0)
+    # A site's own trees, and what it keeps of them, go with the session: all sites released the same.
+    sent = [parts(context, site, keys.update(1, site)).arrays for site in SITES]
+    for name in sent[0]:
+        if "figures" in name:
+            assert {a[name].tobytes() for a in sent} == {sent[0][name].tobytes()}
+
+
+def test_a_session_of_an_older_version_ends_the_figures_and_not_the_run(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    source, _ = undisturbed
-    settings = params()
+    source, result = undisturbed
     workspace = copy_workspace(source, tmp_path / "workspace")
-    context = opened(settings, workspace, "one")
-    folder = Path(context.store.url) / context.key("round-001")
-    path, home = folder / "update-c", SiteHome.find("c", workspace)
-    found = parts(context, "c", keys.update(1, "c"))
-    (name,) = [n for n in found.arrays if n.endswith("trees")]
-    trees = json.loads(found.arrays[name].tobytes())
-    trees[0]["split_conditions"][-1] = 0.5
-    data = json.dumps(trees, sort_keys=True, separators=(",", ":")).encode()
-    arrays = {**found.arrays, name: np.frombuffer(data, np.uint8)}
-    path.write_bytes(sign(encode(Artefact("update", found.meta, arrays)), home.key()))
-    for key in ("model", "model.signature", "record.json", "record.json.signature"):
-        (folder / key).unlink()
-    step = plan_of(context.params, context.contract).step("round-001/aggregate")
-    with pytest.raises(ProtocolError, match="Site c released other trees") as caught:
+    context = opened(params(), workspace, "one")
+
+    def without(arrays: dict[str, Any], meta: dict[str, Any]) -> None:
+        for name in [n for n in arrays if "figures" in n]:
+            del arrays[name]
+        del meta["parts"]["figures"], meta["receipt"]["events"]["figures"]
+        del meta["receipt"]["unaccounted"]["figures"]
+
+    step = _forged(context, workspace, without)
+    execute(step, context)
+    model = model_of(context, keys.model(1))
+    assert "gain" not in model.arrays
+    assert model.arrays["trees"].tobytes() == tree_bytes(model_of(context, result["model"]))
+    assert to_xgboost(model).num_boosted_rounds() == 6
+
+
+@pytest.mark.parametrize(
+    ("lie", "match"),
+    [
+        ("tree", "other trees"),
+        ("gain", "other trees"),
+        ("cover", "fit its trees"),
+        ("short", "fit its trees"),
+        ("nan", "well-formed"),
+    ],
+)
+def test_other_trees_than_the_sessions_are_refused_by_name(
+    undisturbed: Undisturbed, tmp_path: Path, lie: str, match: str
+) -> None:
+    source, _ = undisturbed
+    workspace = copy_workspace(source, tmp_path / "workspace")
+    context = opened(params(), workspace, "one")
+
+    def forge(arrays: dict[str, Any], meta: dict[str, Any]) -> None:
+        (trees,) = [n for n in arrays if n.endswith("trees")]
+        (gain,) = [n for n in arrays if n.endswith("gain")]
+        (cover,) = [n for n in arrays if n.endswith("hessian")]
+        if lie == "tree":
+            made = json.loads(arrays[trees].tobytes())
+            made[0]["split_conditions"][-1] = 0.5
+            data = json.dumps(made, sort_keys=True, separators=(",", ":")).encode()
+            arrays[trees] = np.frombuffer(data, np.uint8)
+        elif lie == "short":
+            arrays[gain] = arrays[gain][:-1]
+        else:
+            name, value = {
+                "gain": (gain, 1e6),
+                "cover": (cover, -1.0),
+                "nan": (gain, np.nan),
+            }[lie]
+            arrays[name] = np.where(np.arange(len(arrays[name])) == 1, value, arrays[name])
+            arrays[name] = arrays[name].astype(np.float32)
+
+    step = _forged(context, workspace, forge)
+    with pytest.raises(ProtocolError, match=f"(?i)site c .*{match}") as caught:
         execute(step, context)
     assert caught.value.site == "c"
+
+
+def _forged(
+    context: RunContext,
+    workspace: Path,
+    forge: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> Step:
+    """The step that closes the round, once site c's update is another one under c's own key."""
+    folder = Path(context.store.url) / context.key("round-001")
+    found = parts(context, "c", keys.update(1, "c"))
+    arrays, meta = dict(found.arrays), json.loads(json.dumps(found.meta))
+    forge(arrays, meta)
+    data = encode(Artefact("update", meta, arrays))
+    (folder / "update-c").write_bytes(sign(data, SiteHome.find("c", workspace).key()))
+    for key in ("model", "model.signature", "record.json", "record.json.signature"):
+        (folder / key).unlink()
+    return plan_of(context.params, context.contract).step("round-001/aggregate")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from folkmoot.errors import ProtocolError
-from folkmoot.models.tree_format import TreeSpace, dump_trees, join_trees
+from folkmoot.live.figures import NAMES, fit, wanted
+from folkmoot.models.tree_format import Tree, TreeSpace, dump_trees, join_trees
 from folkmoot.models.trees import outputs, tree_bytes
 from folkmoot.plan import RunContext
 from folkmoot.updates import ReleasedUpdate
@@ -41,20 +42,23 @@ def aggregate(
     Returns
     -------
     arrays, changes
-        As :func:`pipelines.coordinator.aggregate.trees.aggregate`.
+        As :func:`pipelines.coordinator.aggregate.trees.aggregate`, with ``gain`` and ``hessian`` of
+        all nodes where the sites released them.
 
     Raises
     ------
     ProtocolError
-        ``protocol.mismatch``, naming the first site whose trees are not those of most sites.
+        ``protocol.mismatch``, naming the first site whose trees, gains or covers are not those of
+        most sites.
     """
     updates = in_order(updates)
     space = TreeSpace.of(context.contract, context.params)
     count = context.params.model.trees.trees_per_round * outputs(previous.meta)
-    found = {u.site: dump_trees(checked_trees(u, space, count)[0]) for u in updates}
+    whole = all("figures" in update.parts for update in updates)
+    found = {u.site: _made(u, checked_trees(u, space, count)[0], whole) for u in updates}
     common = Counter(found.values()).most_common(1)[0][0]
-    for site, trees in found.items():
-        if trees != common:
+    for site, made in found.items():
+        if made != common:
             raise ProtocolError(
                 "protocol.mismatch",
                 f"Site {site} released other trees than the session of round {round} made.",
@@ -66,11 +70,40 @@ def aggregate(
         steps = int(previous.meta["trees"]) // outputs(previous.meta)
         status = dict(previous.meta.get("boosting") or {"best": None, "stop": None})
         if worse_for_long(updates, context, status, steps):
-            kept, _, data = cut_back(previous, status["best"][0])
+            kept, nodes, data = cut_back(previous, status["best"][0])
             status |= {"steps": status["best"][0], "stop": "early_stopping"}
             told |= {"trees": kept, "change": None, "boosting": status}
-            return {"trees": np.frombuffer(data, np.uint8)}, told
+            names = NAMES if wanted(previous.arrays) else ()
+            cut = {name: previous.arrays[name][:nodes] for name in names}
+            return {"trees": np.frombuffer(data, np.uint8), **cut}, told
         told["boosting"] = {**status, "steps": steps + count // outputs(previous.meta)}
-    data = join_trees(tree_bytes(previous), common)
+    trees, *figures = common
+    data = join_trees(tree_bytes(previous), trees)
     told["trees"] = int(previous.meta["trees"]) + count
-    return {"trees": np.frombuffer(data, np.uint8)}, told
+    return {"trees": np.frombuffer(data, np.uint8), **_joined(previous, figures)}, told
+
+
+def _made(update: ReleasedUpdate, trees: list[Tree], figures: bool) -> tuple[bytes, ...]:
+    """The trees as bytes and their checked figures, which sites of an older version do not send."""
+    data = dump_trees(trees)
+    if not figures:
+        return (data,)
+    arrays = update.parts["figures"].arrays
+    if not fit(arrays, sum(len(tree["left_children"]) for tree in trees)):
+        raise ProtocolError(
+            "protocol.mismatch",
+            f"Site {update.site} released gains and covers that do not fit its trees.",
+            "Check that the site runs the same version of folkmoot, with the same params.",
+            site=update.site,
+        )
+    return (data, *(arrays[name].tobytes() for name in NAMES))
+
+
+def _joined(previous: Artefact, figures: list[bytes]) -> Arrays:
+    """Figures of all trees; none any more where those of one session are not to be had."""
+    if not figures or not wanted(previous.arrays):
+        return {}
+    return {
+        name: np.concatenate([previous.arrays[name], np.frombuffer(data, np.float32)])
+        for name, data in zip(NAMES, figures, strict=True)
+    }

@@ -16,6 +16,7 @@ no site can crash or corrupt the XGBoost library of another (``folkmoot.models.t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,10 @@ def initial(statistics: Sequence[ReleasedUpdate], context: RunContext) -> Artefa
         from pipelines.coordinator.aggregate.histograms import opening
 
         return opening(model, context)
+    if context.params.model.trees.strategy == "xgboost_federated":
+        from folkmoot.live.figures import figures_of
+
+        return replace(model, arrays={**model.arrays, **figures_of([])})  # room for the sessions'
     return model
 
 
