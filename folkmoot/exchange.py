@@ -86,8 +86,8 @@ class ExchangeStore:
     def put(self, key: str, data: bytes, *, twin: str | None = None) -> ArtifactRef:
         """Publish ``data`` under ``key`` unless it is there; O(bytes).
 
-        ``twin`` is a file of the same bytes that nobody will write to again: on a store that is a
-        folder of the same file system it is linked instead of written a second time.
+        ``twin`` is a file of the same bytes that nobody writes to while it has a second name: on a
+        store that is a folder of the same file system it is linked instead of written a second time.
 
         Raises
         ------

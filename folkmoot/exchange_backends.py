@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from folkmoot.errors import ConfigError, TransientError
 
-__all__ = ["Backend", "Folder", "Remote", "not_removed", "read_all", "transient", "write_all"]
+__all__ = ["Backend", "Folder", "Remote", "read_all", "read_open", "transient", "write_all"]
 
 _PIECE = 128 * 1024
 _MOST = 2**30
@@ -109,7 +109,7 @@ class Folder:
             except FileNotFoundError:
                 pass
             except OSError as error:
-                raise not_removed(error) from None
+                raise _not_removed(error) from None
         return gone
 
     def _keep(self, path: str, data: bytes) -> None:
@@ -145,16 +145,21 @@ def read_all(path: str) -> bytes:
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        size = os.fstat(file).st_size
-        data = os.read(file, size + 1)
-        if len(data) == size:
-            return data
-        pieces = [data]  # it grew, is a folder's or of more than two gigabytes
-        while pieces[-1]:
-            pieces.append(os.read(file, _MOST))
-        return b"".join(pieces)
+        return read_open(file)
     finally:
         os.close(file)
+
+
+def read_open(file: int) -> bytes:
+    """The rest of what an open file descriptor reads."""
+    size = os.fstat(file).st_size
+    data = os.read(file, size + 1)
+    if len(data) == size:
+        return data
+    pieces = [data]  # it grew, is a folder's or of more than two gigabytes
+    while pieces[-1]:
+        pieces.append(os.read(file, _MOST))
+    return b"".join(pieces)
 
 
 def write_all(file: int, data: bytes) -> None:
@@ -251,19 +256,19 @@ class Remote:
             raise transient(error, folder) from None
 
     def remove(self, keys: Sequence[str]) -> int:
-        """Remove what is kept under these keys, in one request where the store can; how many were."""
+        """As :meth:`Folder.remove`; a request per artefact and one per folder."""
         folders = {key.rpartition("/")[0] for key in keys}
         kept = {f"{folder}/{name}" for folder in folders for name in self.names(folder)}
-        gone = [f"{self.root}/{key}" for key in keys if key in kept]
+        gone = [key for key in keys if key in kept]
         try:
-            if gone:
-                self.fs.rm(gone)
+            for key in gone:  # s3fs removes lists too, and keeps to itself what was refused
+                self.fs.rm_file(f"{self.root}/{key}")
         except Exception as error:  # each store has its own
-            raise not_removed(error) from None
+            raise _not_removed(error) from None
         return len(gone)
 
 
-def not_removed(error: Exception) -> TransientError:
+def _not_removed(error: Exception) -> TransientError:
     """What a store that keeps what it should remove is told as."""
     return TransientError(
         "transient.exchange",

@@ -2,7 +2,8 @@
 
 One tar file (mode 0600) with a manifest of SHA-256 digests.  Databases are copied first, each at one
 moment, by the means of its own engine (``pg_dump``; SQLite's backup); the exchange store after them: its
-artefacts are written once, so that a copy holds at least what the databases know of.
+artefacts are written once, so that a copy holds at least what the databases know of.  What is removed
+meanwhile, such as sums of a tree that stands, is not in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sqlite3
 import subprocess
 import tarfile
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from folkmoot.errors import ConfigError, ProtocolError, TransientError
@@ -79,6 +80,7 @@ def backup(params: Params, workspace: Path, target: Path) -> int:
                     stage / "workspace" / name,
                     dirs_exist_ok=True,
                     ignore=_ignored,
+                    copy_function=_copied,
                 )
             elif (workspace / name).exists():
                 (stage / "workspace").mkdir(exist_ok=True)
@@ -177,6 +179,12 @@ def _ignored(folder: str, names: list[str]) -> set[str]:
         or name.endswith((".lock", ".part", ".pid"))
         or any(name == d or name.startswith(f"{d}-") for d in databases)
     }
+
+
+def _copied(source: str, target: str) -> None:
+    """Copy a file, unless it was removed since its folder was listed."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 def _part(url: str) -> dict[str, str]:

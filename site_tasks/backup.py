@@ -17,6 +17,7 @@ from pathlib import Path
 
 from folkmoot.errors import ConfigError, FolkmootError, ProtocolError
 from site_tasks.home import SiteHome
+from site_tasks.persist import read_stored
 
 __all__ = ["backup", "restore"]
 
@@ -58,6 +59,13 @@ def backup(home: SiteHome, target: Path) -> int:
                 with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(source)) as new:
                     old.backup(new)
                 shutil.copymode(path, source)
+            if path.parent == home.releases and not path.name.startswith("."):
+                whole = read_stored(path)
+                if whole is None:
+                    continue  # it can be made again, and its file is another release's by now
+                source = Path(folder) / "release"
+                source.write_bytes(whole)
+                shutil.copystat(path, source)
             tar.add(source, name, recursive=False)
             count += 1
     os.replace(part, target)

@@ -21,17 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folkmoot.errors import PrivacyError, ProtocolError
-from folkmoot.exchange_backends import read_all
 from folkmoot.identity import verify
 from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
 from folkmoot.wire import decode, digest
 from site_tasks import anchor, permissions
-from site_tasks.persist import persist
+from site_tasks.persist import persist, read_stored
 from site_tasks.privatise import Raw, privatise, seed_of
 from site_tasks.seal import seal
 from site_tasks.secure import summed
-from site_tasks.spent import spent_file
+from site_tasks.spent import note, spent_file
 
 if TYPE_CHECKING:
     from folkmoot.exchange import ArtifactRef
@@ -56,7 +55,7 @@ def release(
     fingerprint: str,
     costs: Mapping[str, Event] | None = None,
     meta: Mapping[str, Any] | None = None,
-    spent: int = 0,
+    spent: int | None = None,
 ) -> ArtifactRef:
     """Release what ``make`` computes, or what it computed before.
 
@@ -82,8 +81,8 @@ def release(
     meta : mapping, optional
         More JSON values for the header, free of data; they are published.
     spent : int, optional
-        Last round whose releases of this run nobody asks for again, where all of them can be made
-        again: one of their files takes this one (``site_tasks.spent``).
+        Last round whose releases nobody asks for again, where this step's can all be made again: one
+        of their files takes this one (``site_tasks.spent``).  None keeps the file as it is.
 
     Returns
     -------
@@ -167,8 +166,10 @@ def release(
                 "receipt": paper,
             }
             data = seal({**(meta or {}), **seen, **bound}, sealed, home.key())
-            again = not costs and not masked
-            old = spent_file(context, home, ledger, spent, len(data)) if again else None
+            old = None
+            if spent is not None and not costs and not masked:
+                old = spent_file(context, home, min(spent, step.round - 1), len(data))
+                note(context, home, step.round, identity)
             persist(path, data, durable=bool(costs), old=old)
             ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)
         elif costs and state.attempts == 0:
@@ -236,7 +237,10 @@ def check_releases(home: SiteHome, ledger: Ledger) -> int:
     """
     paths = sorted(_stored_releases(home.releases))
     for path in paths:
-        state, data = ledger.find(path.name), path.read_bytes()
+        data = read_stored(path)
+        if data is None:
+            continue  # its file was given to another release since the folder was read
+        state = ledger.find(path.name)
         if state.artefact not in (None, digest(data)):
             what = "was changed after its commit"
         elif state.attempts == 0 and state.artefact is None and _charged(data, home):
@@ -266,9 +270,8 @@ def _stored_releases(folder: Path) -> Iterator[Path]:
 
 def _stored(path: str, home: SiteHome, identity: str, state: State) -> bytes | None:
     """Bytes of an earlier attempt, where they are whole and the site's own; else None."""
-    try:
-        data = read_all(path)
-    except FileNotFoundError:
+    data = read_stored(path)
+    if data is None:
         return None
     if state.artefact is not None:
         return data if digest(data) == state.artefact else None

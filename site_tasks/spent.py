@@ -1,10 +1,12 @@
 """Stored sums of finished trees: their files take those of the next tree.
 
-Sums of histograms can be made again from model and rows, and nobody asks for a finished tree's.  A
-site would keep megabytes of every tree for ever; and to find new pages for as many bytes took the
-system a quarter of a tree's time (``benchmarks/exact_trees.py``).  So a tree's files are written to
-again, and no more than two trees' lie at the site.  A file that has a second name, as in an exchange
-store that is a folder and keeps them, is left alone.
+Sums of histograms that left in the clear and without a cost can be made again from model and rows, and
+nobody asks for a finished tree's.  A site would keep megabytes of every tree for ever; and to find new
+pages for as many bytes took the system a quarter of a tree's time (``benchmarks/exact_trees.py``).  So
+the site lists these releases as it stores them, a tree's files are written to again, and what is left
+of the tree before goes.  Nothing else is ever listed: releases with a cost, under masks or encrypted
+keep their files.  A file that has a second name, as in an exchange store that is a folder and keeps
+its artefacts, is left alone.
 """
 
 from __future__ import annotations
@@ -14,14 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from folkmoot.privacy.ledger import Ledger
-from folkmoot.trees.options import SUMMED
+from folkmoot.exchange_backends import write_all
 
 if TYPE_CHECKING:
     from folkmoot.plan import RunContext
     from site_tasks.home import SiteHome
 
-__all__ = ["spent_file"]
+__all__ = ["note", "spent_file"]
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,22 @@ class _Spent:
     size: int
 
 
-def spent_file(
-    context: RunContext, home: SiteHome, ledger: Ledger, through: int, size: int
-) -> str | None:
+def note(context: RunContext, home: SiteHome, round: int, release_id: str) -> None:
+    """Write down that a stored release can be made again; whoever is not listed keeps its file."""
+    file = os.open(_list(context, home), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        write_all(file, f"{round} {release_id}\n".encode("ascii"))
+    finally:
+        os.close(file)
+
+
+def spent_file(context: RunContext, home: SiteHome, through: int, size: int) -> str | None:
     """A stored release that is not needed any more, the nearest in size; never told twice.
 
     Parameters
     ----------
     context, home : RunContext, SiteHome
         The run and the site.
-    ledger : Ledger
-        Says which releases are the run's, and that they left without a cost.
     through : int
         Last round that nobody asks for again.
     size : int
@@ -49,18 +55,16 @@ def spent_file(
     Returns
     -------
     str or None
-        Its path.  Whoever writes to it renames it first, and then looks whether it has one name.
+        Its path, for :func:`site_tasks.persist.persist`, which looks whether it has one name.
 
     Notes
     -----
-    Privacy cost: none.  O(levels of a tree), of which the ledger is read once per tree.
+    Privacy cost: none.  O(levels of a tree); a process reads the list once per tree.
     """
-    if through < 1 or context.params.model.trees.strategy != SUMMED:
-        return None
     name, version = ("spent", home.name), (context.run, through)
     kept = context.cache.get(name)
     if kept is None or kept[0] != version:
-        kept = context.cache[name] = version, _found(context, home, ledger, through)
+        kept = context.cache[name] = version, _found(context, home, through)
     found: list[_Spent] = kept[1]
     if not found:
         return None
@@ -69,22 +73,35 @@ def spent_file(
     return best.path
 
 
-def _found(context: RunContext, home: SiteHome, ledger: Ledger, through: int) -> list[_Spent]:
-    """The last tree's files; those of the tree before that nobody wrote to are removed."""
-    levels = context.params.model.trees.max_depth
-    found = []
-    for entry in ledger.newest(3 * levels):
-        if entry.kind != "commit" or entry.attempt or entry.content["run"] != context.run:
+def _found(context: RunContext, home: SiteHome, through: int) -> list[_Spent]:
+    """One tree's files, the newest; older ones are removed, and the list forgets what is gone."""
+    path, levels = _list(context, home), context.params.model.trees.max_depth
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except FileNotFoundError:
+        return []
+    needed, found = [], dict[str, _Spent]()
+    for number, release_id in (line for line in lines if len(line) == 2):
+        if int(number) > through:
+            needed.append((number, release_id))
             continue
-        trained = str(entry.content["step"]).split("/")[1:2] == ["train"]
-        if not trained or entry.content["round"] > through:
-            continue
-        path = os.path.join(home.releases, entry.release_id)
+        stored = os.path.join(home.releases, release_id)
         with suppress(OSError):
-            state = os.stat(path)
+            state = os.stat(stored)
             if state.st_nlink == 1:
-                found.append(_Spent(path, state.st_size))
-    for old in found[levels:]:
+                found[release_id] = _Spent(stored, state.st_size)
+    newest = list(found)[-levels:]
+    for release_id in found.keys() - set(newest):
         with suppress(OSError):
-            os.unlink(old.path)
-    return found[:levels]
+            os.unlink(found[release_id].path)
+    part = f"{path}.part"
+    with open(part, "w", encoding="ascii") as file:
+        file.writelines(f"0 {release_id}\n" for release_id in newest)
+        file.writelines(f"{number} {release_id}\n" for number, release_id in needed)
+    os.replace(part, path)
+    return [found[release_id] for release_id in newest]
+
+
+def _list(context: RunContext, home: SiteHome) -> str:
+    return os.path.join(home.releases, f".again-{context.federation}--{context.run}")

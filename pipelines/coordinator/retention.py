@@ -33,6 +33,9 @@ _STAYS = re.compile(
     r"|round-\d+/record\.json)(?:\.signature)?"
 )
 
+#: Folders of a federation that hold something of every run.
+_WHERE = ("runs", "sessions")
+
 
 @dataclass(frozen=True)
 class Cleaned:
@@ -115,6 +118,7 @@ def clean(
         if not dry:
             # What says that there was a run goes last: cut off, the next cleaning goes on.
             disk.remove(sorted((f.path for f in going), key=lambda path: path.endswith(keys.RUN)))
+            disk.hold_gone({f.path for f in going}, *(f"{federation}/{w}/{run}" for w in _WHERE))
             disk.prune(
                 f"{federation}/sessions/{run}", *([] if done else [f"{federation}/runs/{run}"])
             )
@@ -194,6 +198,11 @@ class _Disk:
                 self._fs.rm(paths[start : start + 1000])
         except Exception as error:  # each store has its own
             raise _failed("remove", error) from None
+
+    def hold_gone(self, paths: set[str], *folders: str) -> None:
+        """Look whether they went: what S3 refuses of a list, s3fs keeps to itself."""
+        if any(path in paths for f in folders for path, *_ in self._listed(f"{self._root}/{f}")):
+            raise _failed("remove", PermissionError())
 
     def prune(self, *folders: str) -> None:
         """Empty folders, where there are such things."""

@@ -13,6 +13,7 @@ from typing import Any
 from folkmoot.errors import TransientError
 from folkmoot.plan import RunContext, keys
 from folkmoot.trees.options import SUMMED
+from pipelines.coordinator.open_round import load_json
 
 __all__ = ["clear"]
 
@@ -20,7 +21,10 @@ __all__ = ["clear"]
 def clear(
     context: RunContext, round: int, record: Mapping[str, Any], say: Callable[[str], None]
 ) -> int:
-    """Remove the sites' sums up to a round, where a step ended with it; O(sites) per round.
+    """Remove the sites' sums since a step began, where it ended with a round; O(sites) per round.
+
+    A call that was cut off is made good by another one for the same round, as a run that is taken up
+    again makes.
 
     Parameters
     ----------
@@ -42,16 +46,25 @@ def clear(
     """
     trees = context.params.model.trees
     summed = context.params.kind == "trees" and trees.strategy == SUMMED
-    boosting = record.get("boosting")
-    if not summed or trees.keep_sums or boosting is None or boosting["level"]:
+    if not summed or trees.keep_sums or not _ended(record, round, context):
         return 0
     gone, members = 0, context.params.federation.members
     try:
-        # Down to where the last step ended, or to where an earlier one was cut off while it cleared.
-        while round > 0 and (
-            some := context.store.clear(context.key(keys.update(round, s)) for s in members)
-        ):
-            gone, round = gone + some, round - 1
+        while round > 0:
+            gone += context.store.clear(context.key(keys.update(round, s)) for s in members)
+            round -= 1
+            before = load_json(context, keys.record(round)) if round else None
+            if before is None or _ended(before, round, context):
+                break
     except TransientError as error:
         say(f"Sums of finished trees stay in the exchange store: {error}")
     return gone
+
+
+def _ended(record: Mapping[str, Any], round: int, context: RunContext) -> bool:
+    """Whether nothing that comes after a round rests on its sums: a step ended with it, or the run."""
+    boosting = record.get("boosting")
+    if boosting is None:
+        return False
+    over = record.get("stop") is not None or round == context.params.rounds
+    return over or not boosting["level"]

@@ -205,6 +205,21 @@ def test_a_store_that_does_not_answer_is_transient(tmp_path: Path) -> None:
         ExchangeStore(tmp_path / "file").put("demo/a", b"x")
 
 
+def test_what_nobody_asks_for_again_is_removed(store: ExchangeStore) -> None:
+    folder = "demo/runs/r1/round-001"
+    assert store.clear([f"{folder}/update-a"]) == 0
+    for name in ("update-a", "update-b", "model"):
+        store.put(f"{folder}/{name}", name.encode())
+    named = [f"demo/runs/r1/round-00{n}/update-{s}" for n in (1, 2) for s in "ac"]
+    assert store.clear(named) == 1
+    assert store.list(folder) == [f"{folder}/model", f"{folder}/update-b"]
+    assert store.find(f"{folder}/update-a") is None
+    store.put(f"{folder}/update-a", b"again")
+    assert store.clear(named) == 1
+    with pytest.raises(ProtocolError):
+        store.clear(["../a"])
+
+
 def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -215,6 +230,7 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
         lambda: store.list("demo"),
         lambda: store.find("demo/a"),
         lambda: store.put("demo/a", b"one"),
+        lambda: store.clear(["demo/a"]),
     ):
         with pytest.raises(TransientError) as caught:
             ask()

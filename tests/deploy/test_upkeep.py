@@ -86,6 +86,27 @@ def test_a_coordinator_comes_back_with_the_same_bytes(workspace: Path, tmp_path:
     assert list((tmp_path / "third").iterdir()) == []
 
 
+def test_what_is_removed_during_a_backup_does_not_end_it(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums of a tree that stands go while the backup reads the folder they lay in."""
+    train(PARAMS, run="r", workspace=workspace)
+    victim = workspace / "exchange/demo/runs/r/round-001/update-site-b"
+    copy = shutil.copy2
+
+    def meanwhile(source: Any, target: Any, **options: Any) -> Any:
+        if str(source) == str(victim):
+            victim.unlink()
+        return copy(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copy2", meanwhile)
+    backups.backup(PARAMS, workspace, tmp_path / "backup.tar.gz")
+    assert not victim.exists()
+    monkeypatch.undo()
+    backups.restore(tmp_path / "backup.tar.gz", tmp_path / "other")
+    assert files(tmp_path / "other" / "exchange") == files(workspace / "exchange")
+
+
 def test_databases_on_postgresql_come_back(postgres: Postgres, tmp_path: Path) -> None:
     if shutil.which("pg_dump") is None:
         pytest.skip("pg_dump is not installed: apt-get install postgresql-client")
@@ -235,6 +256,27 @@ def test_cleaning_keeps_what_says_where_a_model_came_from(
             "old",
             "waits",
         ]
+
+
+def test_what_a_bucket_refuses_to_remove_is_told(
+    bucket: dict[str, object], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers a list of keys with what it refused; s3fs raises nothing."""
+    import s3fs
+
+    s3fs.S3FileSystem(**bucket).makedirs("refused", exist_ok=True)
+    store = ExchangeStore(f"s3://refused/{tmp_path.name}", dict(bucket))
+    for path in trained.rglob("*"):
+        if path.is_file():
+            store.put(path.relative_to(trained).as_posix(), path.read_bytes())
+
+    async def refuse(self: Any, pathlist: list[str], **_: Any) -> list[str]:
+        return pathlist
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_bulk_delete", refuse)
+    with pytest.raises(FolkmootError, match="did not remove") as error:
+        clean(store, tmp_path, "demo", 30, now=time.time() + 40 * 86400)
+    assert error.value.code == "transient.exchange"
 
 
 def test_a_site_cannot_clean(tmp_path: Path) -> None:

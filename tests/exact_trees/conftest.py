@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import yaml
 from folkmoot.params import Params, parse_params
 from folkmoot.plan import RunContext
 from folkmoot.wire import Artefact, decode
+from pipelines.hosts.embedded import Progress
 from pipelines.hosts.execute import open_context, store_of
 from site_tasks.home import SiteHome
 from site_tasks.prepared import load_prepared
@@ -82,3 +83,26 @@ def pooled_rows(
     parts = [np.arange(a, b) for a, b in pairwise(ends)]
     levels = LEVELS if len(LEVELS) == x.shape[1] else (0,) * x.shape[1]
     return Table(x, y, weights, levels, parts)
+
+
+class Away(Progress):
+    """Takes a site's settings away after one round and brings them back after another."""
+
+    def __init__(self, workspace: Path, site: str, first: int, last: int) -> None:
+        self.file = workspace / "sites" / site / "site.toml"
+        self.first, self.last, self.said = first, last, list[str]()
+        super().__init__(say=self.said.append, round=self.after)
+
+    def after(self, number: int, rounds: int, record: dict[str, Any]) -> None:
+        away = self.file.with_suffix(".away")
+        if number == self.first:
+            self.file.rename(away)
+        if number == self.last:
+            away.rename(self.file)
+
+
+def with_two(text: str) -> str:
+    """site.toml of a steward who sums with one other site."""
+    lines = [line for line in text.splitlines() if not line.startswith("minimum_contributors")]
+    at = lines.index("[permissions]") + 1
+    return "\n".join([*lines[:at], "minimum_contributors = 2", *lines[at:]]) + "\n"

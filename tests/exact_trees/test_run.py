@@ -24,13 +24,13 @@ from folkmoot.trees.histograms import bin_rows, missing_code
 from folkmoot.wire import Artefact
 from pipelines.coordinator import tree_plots
 from pipelines.coordinator.open_round import open_run
-from pipelines.hosts.embedded import Progress, run
+from pipelines.hosts.embedded import run
 from pipelines.hosts.execute import execute, store_of
 from pipelines.hosts.walk import contract_for, roster_for
 from pipelines.plans import plan_of
 from site_tasks import train_histograms
 
-from .conftest import model_of, opened, pooled_rows
+from .conftest import Away, model_of, opened, pooled_rows, with_two
 from .pooled import pooled, same_structure, train
 
 Workspace = Callable[..., Path]
@@ -128,22 +128,6 @@ def test_steps_that_remember_nothing_publish_the_same_bytes(
         assert models[0].meta["growing"] == models[1].meta["growing"]
 
 
-class Away(Progress):
-    """Takes a site's settings away after one round and brings them back after another."""
-
-    def __init__(self, workspace: Path, site: str, first: int, last: int) -> None:
-        self.file = workspace / "sites" / site / "site.toml"
-        self.first, self.last, self.said = first, last, list[str]()
-        super().__init__(say=self.said.append, round=self.after)
-
-    def after(self, number: int, rounds: int, record: dict[str, Any]) -> None:
-        away = self.file.with_suffix(".away")
-        if number == self.first:
-            self.file.rename(away)
-        if number == self.last:
-            away.rename(self.file)
-
-
 @pytest.mark.parametrize("protection", ["none", "masks"])
 def test_a_site_lost_within_a_tree(mixed: Mixed, workspace_of: Workspace, protection: str) -> None:
     """Counts in rounds 1 and 2, the first tree in 3 to 5; b is lost within the second, in round 7.
@@ -161,7 +145,7 @@ def test_a_site_lost_within_a_tree(mixed: Mixed, workspace_of: Workspace, protec
     )
     workspace = workspace_of(params)
     for settings in workspace.glob("sites/*/site.toml"):
-        settings.write_text(_with_two(settings.read_text()))
+        settings.write_text(with_two(settings.read_text()))
     away = Away(workspace, "b", 6, 8)
     result = run(params, run="one", workspace=workspace, progress=away)
     context = opened(params, workspace, "one")
@@ -206,13 +190,6 @@ def test_sums_over_nearly_the_same_sites_are_not_opened(
     again = {**root, "growing": {**root["growing"], "began": 9, "sites": ["a", "c"]}}
     assert asked_of(root) == asked_of(again)
     assert asked_of(root) != asked_of(level)
-
-
-def _with_two(text: str) -> str:
-    """site.toml of a steward who sums with one other site."""
-    lines = [line for line in text.splitlines() if not line.startswith("minimum_contributors")]
-    at = lines.index("[permissions]") + 1
-    return "\n".join([*lines[:at], "minimum_contributors = 2", *lines[at:]]) + "\n"
 
 
 def test_a_round_waits_for_a_site_where_all_are_required(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from folkmoot.errors import ConfigError, TransientError
@@ -21,11 +23,13 @@ from pipelines.hosts.embedded import Progress, run
 from pipelines.hosts.execute import execute, store_of
 from pipelines.hosts.walk import contract_for, record, roster_for
 from pipelines.plans import plan_of
+from site_tasks.backup import backup, restore
 from site_tasks.home import SiteHome
-from site_tasks.persist import persist
+from site_tasks.persist import persist, read_stored
 from site_tasks.release import check_releases, open_ledger
+from site_tasks.spent import note, spent_file
 
-from .conftest import SITES, model_of, opened
+from .conftest import SITES, Away, model_of, opened, with_two
 
 Workspace = Callable[..., Path]
 Mixed = Callable[..., Params]
@@ -89,9 +93,12 @@ def test_a_tree_that_stands_needs_no_sums(
     )
     sound(one)
     sound(other)
+    whole = len(stored(other, "a"))
     if protection == "none":
-        assert len(stored(one, "a")) < len(stored(other, "a")) - 4
+        assert len(stored(one, "a")) == 2 + 3 < whole, "statistics, evaluation, one tree"
         assert len(inodes) <= 9, "the third tree's files are the first one's or the second's"
+    else:
+        assert len(stored(one, "a")) == whole, "what is masked cannot be made again"
 
 
 def test_what_a_site_repeats_of_a_finished_tree_is_what_it_was(
@@ -128,8 +135,61 @@ def test_tasks_that_remember_nothing_do_not_fill_the_sites_disk(
             clear(context, step.round, record(context, step.round) or {}, print)
             most = max(most, len(stored(workspace, "a")))
     sound(workspace)
-    before = 4  # statistics, two counts, and the final evaluation's place
-    assert most <= before + 3 * 3, "of four trees never more than three lie there"
+    assert most == 1 + 3, "statistics, and of four trees one"
+
+
+def test_a_file_is_only_taken_from_what_can_be_made_again(
+    mixed: Mixed, workspace_of: Workspace
+) -> None:
+    """The list names runs by federation; what was never listed is never told, whatever its age."""
+    params = mixed()
+    workspace = workspace_of(params)
+    home, context = SiteHome.find("a", workspace), opened_for(params, workspace, "one")
+    home.releases.mkdir(exist_ok=True)
+    made: dict[str, Path] = {}
+    for name, size in {
+        "masked": 3000,
+        "r1": 100,
+        "r2": 2000,
+        "r3": 3000,
+        "r4": 50,
+        "r7": 9,
+    }.items():
+        made[name] = home.releases / (name.encode().hex() * 8)
+        made[name].write_bytes(b"x" * size)
+        if name != "masked":
+            note(context, home, int(name[1]), made[name].name)
+    assert spent_file(context, home, 0, 3000) is None
+    assert spent_file(opened_for(params, workspace, "two"), home, 6, 3000) is None
+    other = params.model_copy(
+        update={"federation": params.federation.model_copy(update={"name": "other"})}
+    )
+    assert spent_file(opened_for(other, workspace, "one"), home, 6, 3000) is None
+    second = home.root / "second"
+    second.hardlink_to(made["r4"])
+    told = [spent_file(context, home, 6, size) for size in (2900, 1, 1, 1)]
+    assert told == [str(made["r3"]), str(made["r1"]), str(made["r2"]), None]
+    assert all(path.exists() for path in made.values()), "depth 3: a tree's worth is kept"
+    anew = opened_for(params, workspace, "one")
+    for name, number in (("r5", 5), ("r6", 6)):
+        made[name] = home.releases / (name.encode().hex() * 8)
+        made[name].write_bytes(b"x")
+        note(context, home, number, made[name].name)
+    assert spent_file(anew, home, 6, 1) in {str(made["r5"]), str(made["r6"])}
+    gone = {name for name, path in made.items() if not path.exists()}
+    assert gone == {"r1", "r2"}, "older than a tree; r4 has a second name, r7 is needed"
+
+
+def opened_for(params: Params, workspace: Path, run: str) -> RunContext:
+    """A run that nobody opened: its names are all that counts."""
+    return RunContext(
+        run,
+        params,
+        contract_for(params),
+        roster_for(workspace),
+        store_of(params, workspace),
+        workspace,
+    )
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_model(
@@ -163,6 +223,44 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_model(
     sound(workspace)
 
 
+def test_a_clearing_that_was_cut_off_is_made_good(
+    mixed: Mixed, workspace_of: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = mixed("model.trees.rounds=2")
+    workspace = workspace_of(params)
+    whole, calls = ExchangeStore.clear, list[int]()
+
+    def cut(store: ExchangeStore, keys: Any) -> int:
+        calls.append(1)
+        if len(calls) == 4:  # counts twice, then of the first tree round 5; not 4 and 3
+            raise KeyboardInterrupt
+        return whole(store, keys)
+
+    monkeypatch.setattr(ExchangeStore, "clear", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(params, run="one", workspace=workspace)
+    left = updates(opened(params, workspace, "one"), 8)
+    assert {key.partition("/")[0] for key in left} == {"round-003", "round-004"}
+    run(params, run="one", workspace=workspace)
+    assert updates(opened(params, workspace, "one"), 8) == {}
+
+
+def test_a_run_that_ends_within_a_tree_leaves_no_sums(
+    mixed: Mixed, workspace_of: Workspace
+) -> None:
+    """b is lost in round 7: the second tree begins again, and there are not rounds enough for it."""
+    params = mixed("federation.quorum=2")
+    workspace = workspace_of(params)
+    for settings in workspace.glob("sites/*/site.toml"):
+        settings.write_text(with_two(settings.read_text()))
+    result = run(params, run="one", workspace=workspace, progress=Away(workspace, "b", 6, 8))
+    context = opened(params, workspace, "one")
+    last = record(context, result["rounds"]) or {}
+    assert last["boosting"]["restarts"] == 1
+    assert last["boosting"]["level"] != 0
+    assert updates(context, result["rounds"]) == {}
+
+
 def test_a_store_that_keeps_what_it_should_remove_ends_no_run(
     mixed: Mixed, workspace_of: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,27 +277,16 @@ def test_a_store_that_keeps_what_it_should_remove_ends_no_run(
     assert sum("stay in the exchange store" in line for line in said) == 3
     monkeypatch.undo()
     context = opened(params, workspace, "one")
-    assert clear(context, 5, record(context, 5) or {}, said.append) == 15
+    again = [clear(context, r, record(context, r) or {}, said.append) for r in (1, 2, 5)]
+    assert again == [3, 3, 9]
 
 
-def test_stores_remove_what_is_named_and_say_how_much(tmp_path: Path) -> None:
-    for url in (str(tmp_path / "folder"), "memory://spent"):
-        store = ExchangeStore(url)
-        assert store.clear(["f/runs/r/round-001/update-a"]) == 0
-        for name in ("update-a", "update-b", "model"):
-            store.put(f"f/runs/r/round-001/{name}", name.encode())
-        named = [f"f/runs/r/round-00{n}/update-{s}" for n in (1, 2) for s in "ac"]
-        assert store.clear(named) == 1
-        assert [key.rpartition("/")[2] for key in store.list("f/runs/r/round-001")] == [
-            "model",
-            "update-b",
-        ]
-    fsspec.filesystem("memory").store.clear()
+def test_a_site_and_a_folder_that_cannot_be_removed_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="coordinator"):
         ExchangeStore("https://coordinator.example.org/exchange/v1").clear(["a"])
-    (tmp_path / "folder" / "f/runs/r/round-001/update-c/inside").mkdir(parents=True)
+    (tmp_path / "f/runs/r/round-001/update-c/inside").mkdir(parents=True)
     with pytest.raises(TransientError, match="did not remove"):
-        ExchangeStore(str(tmp_path / "folder")).clear(["f/runs/r/round-001/update-c"])
+        ExchangeStore(str(tmp_path)).clear(["f/runs/r/round-001/update-c"])
 
 
 @pytest.mark.parametrize("size", [10, 5000, 400_000])
@@ -215,7 +302,84 @@ def test_a_file_is_written_over_only_where_nobody_else_has_it(tmp_path: Path, si
     assert (old.read_bytes(), second.read_bytes()) == (b"other", data)
     persist(str(new), data, durable=True, old=str(tmp_path / "gone"))
     assert new.read_bytes() == data
+    # What lies where a killed process began is not written to: it may have a second name.
+    left = tmp_path / ".third.part"
+    left.hardlink_to(second)
+    persist(str(tmp_path / "third"), b"third", durable=False)
+    assert (second.read_bytes(), (tmp_path / "third").read_bytes()) == (data, b"third")
+    (tmp_path / "third").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "old", "second"]
+
+
+def test_who_reads_a_release_reads_it_whole(tmp_path: Path) -> None:
+    """Files are written over beside readers: they see all of one release, or that it is gone."""
+    size, names = 300_000, ["a", "b", "c"]
+    for name in names:
+        persist(str(tmp_path / name), name.encode() * size, durable=False)
+    stop, seen = threading.Event(), set[str]()
+
+    def read() -> None:
+        while not stop.is_set():
+            for name in (*names, "x", "y"):
+                data = read_stored(tmp_path / name)
+                seen.add("gone" if data is None else "torn" if len(set(data)) > 1 else "whole")
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(400):
+        old, new = ("a", "x") if number % 2 == 0 else ("x", "a")
+        data = bytes([number % 251 + 1]) * size
+        persist(str(tmp_path / new), data, durable=False, old=str(tmp_path / old))
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert seen == {"gone", "whole"}
+    held = os.open(tmp_path / "a", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    inode = os.fstat(held).st_ino
+    persist(str(tmp_path / "y"), b"new", durable=False, old=str(tmp_path / "a"))
+    assert (tmp_path / "y").stat().st_ino != inode
+    assert len(os.read(held, size + 1)) == size
+    os.close(held)
+
+
+def test_backups_and_checks_beside_a_run(mixed: Mixed, workspace_of: Workspace) -> None:
+    """While files change hands, whatever was backed up holds and no check finds fault."""
+    params = mixed(
+        "model.trees.rounds=12", "model.trees.max_bin=1024", "aggregation.evaluate_every=0"
+    )
+    workspace = workspace_of(params)
+    home, faults = SiteHome.find("a", workspace), list[BaseException]()
+    stop, backups = threading.Event(), list[Path]()
+
+    def look() -> None:
+        while not stop.is_set():
+            try:
+                target = workspace / f"backup-{len(backups)}.tar.gz"
+                backup(home, target)
+                backups.append(target)
+                if home.ledger_path.exists():
+                    ledger = open_ledger(home)
+                    check_releases(home, ledger)
+                    ledger.close()
+            except BaseException as error:
+                faults.append(error)
+                raise
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    run(params, run="one", workspace=workspace)
+    stop.set()
+    looking.join()
+    assert faults == []
+    assert len(backups) > 3
+    for number, path in enumerate(backups):
+        found = restore(path, workspace / f"restored-{number}")
+        if found.ledger_path.exists():
+            ledger = open_ledger(found)
+            check_releases(found, ledger)
+            ledger.close()
 
 
 def test_records_say_what_went(mixed: Mixed, workspace_of: Workspace) -> None:
