@@ -65,7 +65,7 @@ def backup(home: SiteHome, target: Path) -> int:
                     continue  # it can be made again, and its file is another release's by now
                 source = Path(folder) / "release"
                 source.write_bytes(whole)
-                shutil.copystat(path, source)
+                source.chmod(0o600)
             tar.add(source, name, recursive=False)
             count += 1
     os.replace(part, target)
