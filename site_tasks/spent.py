@@ -81,10 +81,10 @@ def _found(context: RunContext, home: SiteHome, through: int) -> list[_Spent]:
             lines = [line.split() for line in file]
     except FileNotFoundError:
         return []
-    needed, found = [], dict[str, _Spent]()
+    needed, found = list[list[str]](), dict[str, _Spent]()
     for number, release_id in (line for line in lines if len(line) == 2):
         if int(number) > through:
-            needed.append((number, release_id))
+            needed.append([number, release_id])
             continue
         stored = os.path.join(home.releases, release_id)
         with suppress(OSError):
@@ -95,11 +95,9 @@ def _found(context: RunContext, home: SiteHome, through: int) -> list[_Spent]:
     for release_id in found.keys() - set(newest):
         with suppress(OSError):
             os.unlink(found[release_id].path)
-    part = f"{path}.part"
-    with open(part, "w", encoding="ascii") as file:
-        file.writelines(f"0 {release_id}\n" for release_id in newest)
-        file.writelines(f"{number} {release_id}\n" for number, release_id in needed)
-    os.replace(part, path)
+    lines = [*(["0", release_id] for release_id in newest), *needed]
+    with open(path, "w", encoding="ascii") as file:  # in place: what a crash loses here only stays
+        file.write("".join(f"{number} {release_id}\n" for number, release_id in lines))
     return [found[release_id] for release_id in newest]
 
 
