@@ -106,3 +106,9 @@ def with_two(text: str) -> str:
     lines = [line for line in text.splitlines() if not line.startswith("minimum_contributors")]
     at = lines.index("[permissions]") + 1
     return "\n".join([*lines[:at], "minimum_contributors = 2", *lines[at:]]) + "\n"
+
+
+def stored(workspace: Path, site: str) -> dict[str, int]:
+    """Names and inodes of a site's stored releases."""
+    folder = SiteHome.find(site, workspace).releases
+    return {p.name: p.stat().st_ino for p in folder.iterdir() if not p.name.startswith(".")}
