@@ -1,7 +1,8 @@
 """A release's bytes on the site's disk: whole or absent; durable where they cannot be made again.
 
-Files may be written over once nobody needs them (``site_tasks.spent``).  Whoever reads a release that it
-is not just making holds a shared lock on the file meanwhile, and a file under such a lock is not taken.
+Files may be written over once nobody needs them (``site_tasks.finished_sums``).  Whoever reads a
+release that it is not just making holds a shared lock on the file meanwhile, and a file under such a
+lock is not taken.
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ from folkmoot.privacy.ledger import Ledger, State, Subject
 from folkmoot.privacy.release import receipt, release_id
 from folkmoot.wire import decode, digest
 from site_tasks import anchor, permissions
+from site_tasks.finished_sums import free_file, note
 from site_tasks.persist import persist, read_stored
 from site_tasks.privatise import Raw, privatise, seed_of
 from site_tasks.seal import seal
 from site_tasks.secure import summed
-from site_tasks.spent import note, spent_file
 
 if TYPE_CHECKING:
     from folkmoot.exchange import ArtifactRef
@@ -55,7 +55,7 @@ def release(
     fingerprint: str,
     costs: Mapping[str, Event] | None = None,
     meta: Mapping[str, Any] | None = None,
-    spent: int | None = None,
+    finished: int | None = None,
 ) -> ArtifactRef:
     """Release what ``make`` computes, or what it computed before.
 
@@ -80,9 +80,9 @@ def release(
         leaves exactly.  Charged before ``make`` is called, and held against what it made.
     meta : mapping, optional
         More JSON values for the header, free of data; they are published.
-    spent : int, optional
+    finished : int, optional
         Last round whose releases nobody asks for again, where this step's can all be made again: one
-        of their files takes this one (``site_tasks.spent``).  None keeps the file as it is.
+        of their files takes this one (``site_tasks.finished_sums``).  None keeps the file as it is.
 
     Returns
     -------
@@ -167,8 +167,8 @@ def release(
             }
             data = seal({**(meta or {}), **seen, **bound}, sealed, home.key())
             old = None
-            if spent is not None and not costs and not masked:
-                old = spent_file(context, home, min(spent, step.round - 1), len(data))
+            if finished is not None and not costs and not masked:
+                old = free_file(context, home, min(finished, step.round - 1), len(data))
                 note(context, home, step.round, identity)
             persist(path, data, durable=bool(costs), old=old)
             ledger.commit(subject, digest(data), attempt=attempt, receipt=paper, terms=terms)

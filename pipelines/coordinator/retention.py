@@ -177,7 +177,7 @@ class _Disk:
         except FileNotFoundError:
             return
         except Exception as error:  # each store has its own
-            raise _failed("list", error) from None
+            raise _failed("list", type(error).__name__) from None
 
     def _changed(self, path: str, info: dict[str, Any]) -> float:
         """When a file was written; stores call it by many names."""
@@ -197,12 +197,12 @@ class _Disk:
             for start in range(0, len(paths), 1000):
                 self._fs.rm(paths[start : start + 1000])
         except Exception as error:  # each store has its own
-            raise _failed("remove", error) from None
+            raise _failed("remove", type(error).__name__) from None
 
     def hold_gone(self, paths: set[str], *folders: str) -> None:
         """Look whether they went: what S3 refuses of a list, s3fs keeps to itself."""
         if any(path in paths for f in folders for path, *_ in self._listed(f"{self._root}/{f}")):
-            raise _failed("remove", PermissionError())
+            raise _failed("remove", "some are still there")
 
     def prune(self, *folders: str) -> None:
         """Empty folders, where there are such things."""
@@ -213,9 +213,9 @@ class _Disk:
                         os.rmdir(inner)
 
 
-def _failed(what: str, error: Exception) -> TransientError:
+def _failed(what: str, why: str) -> TransientError:
     return TransientError(
         "transient.exchange",
-        f"The exchange store did not {what} artefacts ({type(error).__name__}).",
+        f"The exchange store did not {what} artefacts ({why}).",
         "Check its URL, and that this account may list and delete; then clean again.",
     )

@@ -188,7 +188,7 @@ class StageTask(CoordinatorTask):
             lock.release(run.workspace, run.federation, run.run)
             return refs
         if step.round and step.name.endswith("/aggregate"):
-            from pipelines.coordinator.spent import clear
+            from pipelines.coordinator.finished_sums import clear
 
             clear(run, step.round, record(run, step.round) or {}, log.warning)
         missing, over = _outcome(step, run)

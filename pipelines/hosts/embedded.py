@@ -22,8 +22,8 @@ from folkmoot.plan import COORDINATOR, RoundPlan, RunContext, Step, keys
 from folkmoot.trees.options import SUMMED
 from pipelines.coordinator import lock
 from pipelines.coordinator.collect import open_early
+from pipelines.coordinator.finished_sums import clear
 from pipelines.coordinator.open_round import load_json, open_run, run_name
-from pipelines.coordinator.spent import clear
 from pipelines.hosts.execute import execute, store_of
 from pipelines.hosts.walk import contract_for, ending, ensure_members, record, roster_for
 from pipelines.plans import plan_of

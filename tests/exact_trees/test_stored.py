@@ -18,10 +18,10 @@ from pipelines.hosts.walk import contract_for, roster_for
 from site_tasks import backup as backups
 from site_tasks import persist as persisting
 from site_tasks.backup import backup, restore
+from site_tasks.finished_sums import free_file, note
 from site_tasks.home import SiteHome
 from site_tasks.persist import persist, read_stored
 from site_tasks.release import check_releases, open_ledger
-from site_tasks.spent import note, spent_file
 
 from .conftest import stored
 
@@ -50,15 +50,15 @@ def test_a_file_is_only_taken_from_what_can_be_made_again(
         made[name].write_bytes(b"x" * size)
         if name != "masked":
             note(context, home, int(name[1]), made[name].name)
-    assert spent_file(context, home, 0, 3000) is None
-    assert spent_file(opened_for(params, workspace, "two"), home, 6, 3000) is None
+    assert free_file(context, home, 0, 3000) is None
+    assert free_file(opened_for(params, workspace, "two"), home, 6, 3000) is None
     other = params.model_copy(
         update={"federation": params.federation.model_copy(update={"name": "other"})}
     )
-    assert spent_file(opened_for(other, workspace, "one"), home, 6, 3000) is None
+    assert free_file(opened_for(other, workspace, "one"), home, 6, 3000) is None
     second = home.root / "second"
     second.hardlink_to(made["r4"])
-    told = [spent_file(context, home, 6, size) for size in (2900, 1, 1, 1)]
+    told = [free_file(context, home, 6, size) for size in (2900, 1, 1, 1)]
     assert told == [str(made["r3"]), str(made["r1"]), str(made["r2"]), None]
     assert all(path.exists() for path in made.values()), "depth 3: a tree's worth is kept"
     anew = opened_for(params, workspace, "one")
@@ -66,7 +66,7 @@ def test_a_file_is_only_taken_from_what_can_be_made_again(
         made[name] = home.releases / (name.encode().hex() * 8)
         made[name].write_bytes(b"x")
         note(context, home, number, made[name].name)
-    assert spent_file(anew, home, 6, 1) in {str(made["r5"]), str(made["r6"])}
+    assert free_file(anew, home, 6, 1) in {str(made["r5"]), str(made["r6"])}
     gone = {name for name, path in made.items() if not path.exists()}
     assert gone == {"r1", "r2"}, "older than a tree; r4 has a second name, r7 is needed"
 

@@ -14,8 +14,8 @@ from folkmoot.exchange import ExchangeStore
 from folkmoot.params import Params
 from folkmoot.plan import RunContext, keys
 from folkmoot.wire import digest
+from pipelines.coordinator.finished_sums import clear
 from pipelines.coordinator.open_round import open_run
-from pipelines.coordinator.spent import clear
 from pipelines.hosts.embedded import Progress, run
 from pipelines.hosts.execute import execute, store_of
 from pipelines.hosts.walk import contract_for, record, roster_for

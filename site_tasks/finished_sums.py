@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from folkmoot.plan import RunContext
     from site_tasks.home import SiteHome
 
-__all__ = ["note", "spent_file"]
+__all__ = ["free_file", "note"]
 
 
 @dataclass(frozen=True)
-class _Spent:
+class _Free:
     path: str
     size: int
 
@@ -40,7 +40,7 @@ def note(context: RunContext, home: SiteHome, round: int, release_id: str) -> No
         os.close(file)
 
 
-def spent_file(context: RunContext, home: SiteHome, through: int, size: int) -> str | None:
+def free_file(context: RunContext, home: SiteHome, through: int, size: int) -> str | None:
     """A stored release that is not needed any more, the nearest in size; never told twice.
 
     Parameters
@@ -61,19 +61,19 @@ def spent_file(context: RunContext, home: SiteHome, through: int, size: int) -> 
     -----
     Privacy cost: none.  O(levels of a tree); a process reads the list once per tree.
     """
-    name, version = ("spent", home.name), (context.run, through)
+    name, version = ("free files", home.name), (context.run, through)
     kept = context.cache.get(name)
     if kept is None or kept[0] != version:
         kept = context.cache[name] = version, _found(context, home, through)
-    found: list[_Spent] = kept[1]
+    found: list[_Free] = kept[1]
     if not found:
         return None
-    best = min(found, key=lambda spent: abs(spent.size - size))
+    best = min(found, key=lambda free: abs(free.size - size))
     found.remove(best)
     return best.path
 
 
-def _found(context: RunContext, home: SiteHome, through: int) -> list[_Spent]:
+def _found(context: RunContext, home: SiteHome, through: int) -> list[_Free]:
     """One tree's files, the newest; older ones are removed, and the list forgets what is gone."""
     path, levels = _list(context, home), context.params.model.trees.max_depth
     try:
@@ -81,7 +81,7 @@ def _found(context: RunContext, home: SiteHome, through: int) -> list[_Spent]:
             lines = [line.split() for line in file]
     except FileNotFoundError:
         return []
-    needed, found = list[list[str]](), dict[str, _Spent]()
+    needed, found = list[list[str]](), dict[str, _Free]()
     for number, release_id in (line for line in lines if len(line) == 2):
         if int(number) > through:
             needed.append([number, release_id])
@@ -90,7 +90,7 @@ def _found(context: RunContext, home: SiteHome, through: int) -> list[_Spent]:
         with suppress(OSError):
             state = os.stat(stored)
             if state.st_nlink == 1:
-                found[release_id] = _Spent(stored, state.st_size)
+                found[release_id] = _Free(stored, state.st_size)
     newest = list(found)[-levels:]
     for release_id in found.keys() - set(newest):
         with suppress(OSError):
