@@ -86,9 +86,7 @@ def train(step: Step, context: RunContext) -> list[ArtifactRef]:
         inputs=[model_digest, prepared.digest],
         make=make,
         fingerprint=prepared.fingerprint,
-        finished=0
-        if growing is None
-        else growing.began,  # counts for bin edges go with the first tree
+        finished=0 if growing is None else growing.began,
     )
     return [ref]
 
